@@ -1,0 +1,122 @@
+"""TOML tables to frozen dataclasses, strictly.
+
+`build` fills a dataclass from a table: an unknown key, a missing key or a value of the wrong type
+is an error that names the place and the nearest known key. Range checks belong to the dataclass
+(`__post_init__`), which raises `ValueError("field: reason")`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from motley.errors import InputError, nearest
+
+T = TypeVar("T")
+
+
+def load_toml(path: Path, error: type[InputError]) -> dict[str, Any]:
+    """The tables of a TOML file; `error` if it is missing, unreadable or not TOML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise error(f"{path}: no such file.", remedy="Check the path.") from None
+    except IsADirectoryError:
+        raise error(f"{path} is a folder, not a file.", remedy="Name the TOML file.") from None
+    except (OSError, UnicodeDecodeError) as cause:
+        raise error(f"{path}: cannot be read: {cause}.") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as cause:
+        raise error(f"{path}: not valid TOML: {cause}.", remedy="Mend that line.") from None
+
+
+def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[InputError]) -> T:
+    """An instance of the dataclass `cls` from `table`; `where` names the table in messages."""
+    if not isinstance(table, Mapping):
+        raise error(f"{where}: expected a table, found {_describe(table)}.")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in fields:
+            known = ", ".join(fields)
+            hint = nearest(key, fields) or f"Known keys: {known}."
+            raise error(f"{where}: unknown key '{key}'.", remedy=hint)
+    for name, field in fields.items():
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        if required and name not in table:
+            raise error(f"{where}: '{name}' is missing.", remedy=f"Add {name} = ... to {where}.")
+    values = {
+        key: _convert(hints[key], value, f"{where}.{key}", error) for key, value in table.items()
+    }
+    try:
+        return cls(**values)
+    except ValueError as cause:
+        raise error(f"{where}.{cause}") from None
+
+
+def _convert(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return _convert(options[0], value, where, error)
+    if origin is typing.Literal:
+        return _convert_choice(typing.get_args(hint), value, where, error)
+    if origin is tuple:
+        items = value if isinstance(value, list) else [value]
+        (item_hint, *_) = typing.get_args(hint)
+        return tuple(_convert(item_hint, item, where, error) for item in items)
+    if origin in (dict, Mapping) or origin is getattr(typing.Mapping, "__origin__", None):
+        if not isinstance(value, Mapping):
+            raise error(f"{where}: expected a table, found {_describe(value)}.")
+        (_, item_hint) = typing.get_args(hint)
+        return {
+            key: _convert(item_hint, item, f"{where}.{key}", error) for key, item in value.items()
+        }
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where, error)
+    return _convert_plain(hint, value, where, error)
+
+
+def _convert_choice(
+    choices: tuple[Any, ...], value: Any, where: str, error: type[InputError]
+) -> Any:
+    if value in choices:
+        return value
+    listed = ", ".join(f"'{choice}'" for choice in choices)
+    hint = nearest(str(value), [str(choice) for choice in choices])
+    raise error(f"{where}: {_describe(value)} is not one of {listed}.", remedy=hint)
+
+
+def _convert_plain(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and is_number:
+        if not math.isfinite(value):
+            raise error(f"{where}: {value} is not a finite number.")
+        return float(value)
+    if hint is int and is_number and float(value).is_integer():
+        return int(value)
+    if hint in (str, bool) and isinstance(value, hint):
+        return value
+    expected = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+    raise error(f"{where}: expected {expected.get(hint, hint)}, found {_describe(value)}.")
+
+
+def _describe(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def require_positive(instance: Any, *names: str) -> None:
+    """`ValueError` for the first of the named fields that is set and not above zero."""
+    for name in names:
+        value = getattr(instance, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: must be above zero, found {value}")

@@ -1,0 +1,57 @@
+"""Numbers as people read them, and the sizes of the number formats.
+
+Figures travel through the package as plain floats and ints in SI units (bytes, seconds, FLOP/s);
+only the edges (tables, messages, pages) turn them into text, with these functions.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Source = Literal["measured", "quoted", "predicted", "emulated"]
+"""Where a figure comes from; every figure that a user sees carries one."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""The number format of a chip's matmuls; master weights and reductions are always fp32."""
+
+BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+_DECIMAL = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_BINARY = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def si(value: float, unit: str = "") -> str:
+    """1.53e12, "FLOP/s" -> "1.53 TFLOP/s"."""
+    for scale, prefix in _DECIMAL:
+        if abs(value) >= scale:
+            return f"{value / scale:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def size(num_bytes: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for scale, unit in _BINARY:
+        if abs(num_bytes) >= scale:
+            return f"{num_bytes / scale:.3g} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """75.2 -> "1 min 15 s"; 0.0042 -> "4.2 ms"."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.3g} us"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
+def percent(share: float) -> str:
+    """0.953 -> "95.3 %"."""
+    return f"{share * 100:.1f} %"
