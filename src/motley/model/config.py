@@ -52,7 +52,7 @@ class ModelConfig:
     activation: Literal["gelu", "swiglu", "relu2"] = "gelu"
     """"gelu" is the tanh form that GPT-2 uses."""
     bias: bool = True
-    """Biases of the block's projections (GPT-2 has them, Llama and Qwen3 have none)."""
+    """Biases of the blocks' projections and of LayerNorms; GPT-2 has them, Llama and Qwen3 none."""
     qk_norm: bool = False
     """RMSNorm over each query and key head (Qwen3)."""
     tied_head: bool = True
@@ -72,7 +72,9 @@ class ModelConfig:
                 f"key_value_heads: {self.num_key_value_heads} do not divide {self.heads} heads"
             )
         if self.positions == "rotary" and self.head_size % 2:
-            raise ValueError(f"head_width: rotary positions need an even one, found {self.head_size}")
+            raise ValueError(
+                f"head_width: rotary positions need an even one, found {self.head_size}"
+            )
 
     @property
     def num_key_value_heads(self) -> int:

@@ -1,0 +1,96 @@
+"""Chips and links as the text of a commented cluster.toml, which reads back to the same figures."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+
+from motley.chips.chip import Chip, Link
+
+COMMENT_WIDTH = 96
+
+Comments = Mapping[str, Sequence[str]]
+"""Paragraphs by place: "" for the file, "gpu0" for a chip, "gpu0.memory_bytes" for a field of it,
+and `link_key` for a link."""
+
+
+def cluster_toml(
+    name: str, chips: Iterable[Chip], links: Iterable[Link], comments: Comments
+) -> str:
+    """A cluster.toml with a comment above whatever `comments` knows something of.
+
+    A comment on a field that is not set stands alone: it says how to fill the field in.
+    """
+    head = [*_comment(comments.get("", ())), f"name = {_text(name)}"]
+    tables = ["\n".join(head) + "\n"]
+    tables += [_chip_table(chip, comments) for chip in chips]
+    tables += [link_table(link, comments.get(link_key(link), ())) for link in links]
+    return "\n".join(tables)
+
+
+def link_key(link: Link) -> str:
+    """The key of a link's comments: "gpu0 - gpu1"."""
+    return " - ".join(link.between)
+
+
+def link_table(link: Link, comments: Sequence[str] = ()) -> str:
+    """One commented `[[link]]` table."""
+    first, second = (_text(end) for end in link.between)
+    lines = [
+        *_comment(comments),
+        "[[link]]",
+        f"between = [{first}, {second}]",
+        f"bandwidth_bytes_per_s = {_number(link.bandwidth_bytes_per_s)}",
+        f"latency_s = {_number(link.latency_s)}",
+        *(["emulated = true"] if link.emulated else []),
+        f"source = {_text(link.source)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _chip_table(chip: Chip, comments: Comments) -> str:
+    rates = ", ".join(
+        f"{precision} = {_number(rate)}" for precision, rate in chip.flops_per_s.items()
+    )
+    price = chip.usd_per_hour
+    fields: dict[str, str | None] = {
+        "name": _text(chip.name),
+        "kind": _text(chip.kind),
+        "node": _text(chip.node),
+        "device": _text(chip.device),
+        "emulated": "true" if chip.emulated else None,
+        "precision": _text(chip.precision),
+        "flops_per_s": f"{{ {rates} }}",
+        "training_efficiency": _number(chip.training_efficiency),
+        "memory_bytes": f"{chip.memory_bytes:_}",
+        "memory_bandwidth_bytes_per_s": _number(chip.memory_bandwidth_bytes_per_s),
+        "usd_per_hour": None if price is None else _number(price),
+        "source": _text(chip.source),
+    }
+    lines = [*_comment(comments.get(chip.name, ())), "[[chip]]"]
+    for field, text in fields.items():
+        lines += _comment(comments.get(f"{chip.name}.{field}", ()))
+        lines += [] if text is None else [f"{field} = {text}"]
+    return "\n".join(lines) + "\n"
+
+
+def _comment(paragraphs: Sequence[str]) -> list[str]:
+    """Comment lines; a paragraph that is aligned by two spaces is a table row and stays whole."""
+    lines: list[str] = []
+    for paragraph in paragraphs:
+        plain = "".join(char if char.isprintable() else " " for char in paragraph)
+        wrapped = [plain] if "  " in plain else textwrap.wrap(plain, COMMENT_WIDTH)
+        lines += [f"# {line}".rstrip() for line in wrapped or [""]]
+    return lines
+
+
+def _text(value: str) -> str:
+    """A TOML string. JSON escapes the same characters, but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _number(value: float) -> str:
+    """The shortest text that reads back as the same number."""
+    short = f"{value:.4g}"
+    return short if float(short) == value else repr(value)

@@ -1,0 +1,75 @@
+"""What the operating system says about the host: its CPU, its threads, its memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+_CGROUP_LIMITS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Limit and use of the container's memory, in cgroup version 2 and version 1."""
+
+
+def num_threads() -> int:
+    """Hardware threads that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's own name, such as "AMD EPYC 9654 96-Core Processor"; empty if unknown."""
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return _sysctl("machdep.cpu.brand_string") or platform.processor()
+
+
+def installed_memory() -> int:
+    """Bytes of RAM in the machine."""
+    reported = _sysctl("hw.memsize") if platform.system() == "Darwin" else ""
+    return int(reported) if reported else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory() -> tuple[int, int]:
+    """Free and total bytes of RAM for this process, within the limit of its container."""
+    total = installed_memory()
+    free = _meminfo("MemAvailable")
+    if free is None:
+        free = int(_sysctl("vm.page_free_count") or "0") * os.sysconf("SC_PAGE_SIZE")
+    for limit_file, use_file in _CGROUP_LIMITS:
+        limit, use = _read(limit_file).strip(), _read(use_file).strip()
+        if limit.isdigit() and use.isdigit() and int(limit) < total:
+            return min(free, max(0, int(limit) - int(use))), int(limit)
+    return free, total
+
+
+def _meminfo(key: str) -> int | None:
+    for line in _read("/proc/meminfo").splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _sysctl(key: str) -> str:
+    """A value of the BSDs' and macOS's `sysctl`; empty elsewhere."""
+    if platform.system() == "Linux":
+        return ""
+    try:
+        answer = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -1,0 +1,102 @@
+"""`motley train`: prepare, plan, print the plan, start the ranks, show progress, explain the end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from motley.chips.chip import Chip, Link
+from motley.cli.output import print_json, say
+from motley.cli.planning import cluster_for, show_plan
+from motley.cluster import Cluster, load_cluster
+from motley.errors import InputError
+from motley.plan.plan import load_plan
+from motley.recipe import load_recipe
+from motley.report.live import follow
+from motley.report.summary import summary_json
+from motley.train.folder import RunFolder
+from motley.train.launch import Job, start
+from motley.train.prepare import new_run, next_run_path, resume_run
+
+__all__ = ["Chip", "Cluster", "Link", "run"]
+
+
+def run(
+    recipe_file: Path | None,
+    cluster_file: Path | None,
+    plan_file: Path | None,
+    run_path: Path | None,
+    resume: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Trains to the end; raises the one error that explains why it could not."""
+    folder = _prepare(recipe_file, cluster_file, plan_file, run_path, resume, as_json=as_json)
+    say(f"Training in {folder.path}. Ctrl-C saves and stops.")
+    job = start(folder)
+    with _stopping(job):
+        follow(folder.events, lambda: not job.is_running, quiet=as_json)
+    failure = job.failure()
+    if failure is not None:
+        failure.remedy = failure.remedy.replace("RUN", str(folder.path))
+        raise failure
+    if as_json:
+        print_json(summary_json(folder.path))
+    else:
+        say(f"Done. See it: motley report {folder.path}")
+
+
+def _prepare(
+    recipe_file: Path | None,
+    cluster_file: Path | None,
+    plan_file: Path | None,
+    run_path: Path | None,
+    resume: Path | None,
+    *,
+    as_json: bool,
+) -> RunFolder:
+    given_plan = load_plan(plan_file) if plan_file else None
+    if resume is not None:
+        if recipe_file is not None or run_path is not None:
+            raise InputError(
+                "--resume goes on with a run's own recipe and folder.",
+                remedy="Leave out the recipe and --run.",
+            )
+        cluster = load_cluster(cluster_file) if cluster_file else None
+        folder, plan = resume_run(resume, cluster, given_plan, say)
+    else:
+        if recipe_file is None:
+            raise InputError("no recipe.", remedy="motley train RECIPE, or --resume RUN.")
+        recipe = load_recipe(recipe_file)
+        path = run_path or next_run_path(recipe.name)
+        folder, plan = new_run(recipe, cluster_for(cluster_file), given_plan, path, say)
+    if not as_json:
+        show_plan(plan, folder.recipe(), folder.cluster())
+    return folder
+
+
+@contextmanager
+def _stopping(job: Job) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) asks for a clean stop, the second ends the run at once."""
+    asked = 0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            job.request_stop()
+            say("\nStopping after this step and saving. Once more ends the run at once.")
+        else:
+            job.kill()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if job.is_running:
+            job.kill()

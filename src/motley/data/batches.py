@@ -1,0 +1,147 @@
+"""Token streams to batches, in an order that is computed instead of stored.
+
+A sample is `sequence_length` inputs and the token that follows each of them. Training position
+`step * global_batch + index` names a sample by a permutation that is computed from (seed, epoch)
+alone, so any process can make any share of any step, and a run resumes anywhere at once.
+
+    source = SampleSource(data.train, sequence_length=256, seed=0)
+    inputs, targets = source.batch(range(step * 32, step * 32 + 32))
+
+Shapes: n samples, L = sequence_length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.data.streams import TokenStream
+
+IGNORE_INDEX = -100
+"""The target where there is none; the loss leaves it out (the default of PyTorch's losses)."""
+
+_ROUNDS = 8
+_MASK = (1 << 64) - 1
+
+
+def sample_index(seed: int, position: int, num_samples: int) -> int:
+    """The sample at `position` >= 0 of an endless training, in [0, num_samples).
+
+    Each run of `num_samples` positions (an epoch) visits every sample once, in an order of its
+    own. Costs the same at any position. The permutation is a Feistel network over a grid that is
+    just larger than the samples, with cycle-walking back into them (Black and Rogaway, "Ciphers
+    with arbitrary finite domains", CT-RSA 2002).
+    """
+    epoch, index = divmod(position, num_samples)
+    rows = math.isqrt(num_samples - 1) + 1
+    columns = -(-num_samples // rows)
+    keys = _round_keys(seed, epoch)
+    while True:
+        row, column = index % rows, index // rows
+        for number, key in enumerate(keys):
+            if number % 2:
+                column = (column + _mix(key ^ row)) % columns
+            else:
+                row = (row + _mix(key ^ column)) % rows
+        index = column * rows + row
+        if index < num_samples:
+            return index
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """The samples of a stream; sample i covers the tokens [i * L, i * L + L]."""
+
+    stream: TokenStream
+    sequence_length: int
+    """L: inputs of one sample, in tokens."""
+    seed: int | None
+    """Fixes the order; None is the order of the stream, once, without repeats."""
+    limit: int | None = None
+    """Only the stream's first `limit` samples, if set."""
+
+    def __post_init__(self) -> None:
+        if self.sequence_length < 1 or (self.limit is not None and self.limit < 1):
+            raise ValueError("sequence_length and limit must be at least 1")
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of one epoch; the last one may be shorter than L."""
+        whole = -(-(self.stream.num_tokens - 1) // self.sequence_length)
+        return whole if self.limit is None else min(whole, self.limit)
+
+    def batch(self, positions: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Inputs [n, L] and targets [n, L] of `positions`, a range as a rule.
+
+        Where the stream ends inside a sample, inputs are 0 and targets `IGNORE_INDEX`.
+        """
+        shape = (len(positions), self.sequence_length)
+        inputs = np.zeros(shape, dtype=np.int64)
+        targets = np.full(shape, IGNORE_INDEX, dtype=np.int64)
+        for row, position in enumerate(positions):
+            sample = self._sample(position)
+            length = self._length(sample)
+            tokens = self.stream.read(sample * self.sequence_length, length + 1)
+            inputs[row, :length] = tokens[:-1]
+            targets[row, :length] = tokens[1:]
+        return inputs, targets
+
+    def num_targets(self, positions: Sequence[int]) -> int:
+        """Targets of `positions` that the loss counts, without reading a token."""
+        return sum(self._length(self._sample(position)) for position in positions)
+
+    def _sample(self, position: int) -> int:
+        if self.seed is not None:
+            return sample_index(self.seed, position, self.num_samples)
+        if not 0 <= position < self.num_samples:
+            raise IndexError(f"sample {position} of {self.num_samples}")
+        return position
+
+    def _length(self, sample: int) -> int:
+        start = sample * self.sequence_length
+        return min(self.sequence_length, self.stream.num_tokens - 1 - start)
+
+
+def evaluation_samples(
+    stream: TokenStream, sequence_length: int, limit: int | None = None
+) -> SampleSource:
+    """The stream's first `limit` samples (all if None) in order, so each target is scored once."""
+    return SampleSource(stream, sequence_length, seed=None, limit=limit)
+
+
+def target_bytes(targets: NDArray[np.int64], token_bytes: NDArray[np.float64]) -> float:
+    """Raw text bytes that scored targets of any shape stand for; `IGNORE_INDEX` counts none.
+
+    `token_bytes` [vocab_size] is that of the prepared data. Only the stream's very first token is
+    no target of any sample.
+    """
+    return float(token_bytes[targets[targets != IGNORE_INDEX]].sum())
+
+
+def bits_per_byte(loss_sum_nats: float, num_bytes: float) -> float:
+    """A summed cross-entropy in nats, as bits for each byte of the text that was scored.
+
+    Comparable between tokenizers, unlike a loss for each token. `ValueError` if no byte was scored.
+    """
+    if not num_bytes > 0:
+        raise ValueError(f"num_bytes must be above zero, found {num_bytes}")
+    return loss_sum_nats / (math.log(2) * num_bytes)
+
+
+@lru_cache(maxsize=64)
+def _round_keys(seed: int, epoch: int) -> tuple[int, ...]:
+    state = _mix(_mix(seed) ^ epoch)
+    return tuple(_mix(state ^ number) for number in range(_ROUNDS))
+
+
+def _mix(value: int) -> int:
+    """64 bits to 64 bits, each depending on all: one step of SplitMix64 (Steele et al., 2014)."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)

@@ -1,0 +1,54 @@
+"""Initial parameters that depend on the seed and the parameter's global name alone.
+
+Every parameter is drawn on the CPU from a generator of its own, so any split of the layers over
+any chips starts from the same bits. Draws are made in float64 and rounded: the logarithms and
+cosines of different CPUs differ in float64's last bits, which the rounding to fp32 takes away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor, nn
+
+from motley.model.config import ModelConfig
+from motley.model.layers import parameter_name
+
+STANDARD_DEVIATION = 0.02
+"""As in GPT-2 (Radford et al. 2019)."""
+RESIDUAL_PROJECTIONS = ("attention.output.weight", "mlp.down.weight")
+"""What adds to the residual stream; scaled by 1 / sqrt(2 x layers), as in GPT-2."""
+_PIECE = 2**20
+
+
+def initialize(module: nn.Module, config: ModelConfig, layer: int, seed: int) -> None:
+    """Set the parameters of one layer: matrices normal, biases 0, norms 1."""
+    for local_name, parameter in module.named_parameters():
+        name = parameter_name(config, layer, local_name)
+        with torch.no_grad():
+            parameter.copy_(initial_value(config, name, parameter.shape, seed))
+
+
+def initial_value(config: ModelConfig, name: str, shape: torch.Size, seed: int) -> Tensor:
+    """The initial value of the parameter with that global name, fp32 on the CPU."""
+    if name.endswith(".bias"):
+        return torch.zeros(shape)
+    if len(shape) == 1:
+        return torch.ones(shape)
+    is_residual = name.endswith(RESIDUAL_PROJECTIONS)
+    scale = 1 / math.sqrt(2 * config.layers) if is_residual else 1.0
+    return _normal(shape, STANDARD_DEVIATION * scale, _generator(name, seed))
+
+
+def _normal(shape: torch.Size, deviation: float, generator: torch.Generator) -> Tensor:
+    values = torch.empty(shape)
+    for piece in torch.split(values.view(-1), _PIECE):
+        piece.copy_(torch.randn(len(piece), generator=generator, dtype=torch.float64) * deviation)
+    return values
+
+
+def _generator(name: str, seed: int) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))

@@ -1,0 +1,143 @@
+"""Cross-entropy of a vocabulary-sized head without ever holding all logits.
+
+The tokens go through the head in chunks; each chunk's logits are turned into its loss and, when a
+gradient is wanted, into the gradients at once, so that nothing of vocabulary size but the matrix's
+own gradient outlives its chunk and no logits are computed twice.
+
+`torch.nn.functional.linear_cross_entropy` (torch 2.13, chunked) does the same. Ours is used on all
+chips because it returns the sum in fp32 where torch returns it in bf16 (three digits), adds up the
+matrix's gradient in fp32, and on a CPU is as fast in fp32 and 2.5 times as fast in bf16 (measured:
+1024 tokens, width 768, vocabulary 50,257, Xeon with AMX).
+
+Shapes: n tokens, w width, v vocabulary, c tokens of one chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from motley.model.counts import SUM_ROWS, loss_chunk_tokens
+
+IGNORED = -100
+"""A target that counts in neither loss nor gradient."""
+
+
+def cross_entropy_sum(
+    hidden_nw: Tensor, matrix_vw: Tensor, targets_n: Tensor, *, chunk_tokens: int | None = None
+) -> Tensor:
+    """The sum of -log softmax(hidden @ matrix.T)[target] over the tokens, in nats: an fp32 scalar.
+
+    Tokens whose target is -100 are left out. Differentiable once, by `hidden` and `matrix`.
+    """
+    wants_gradient = torch.is_grad_enabled() and (
+        hidden_nw.requires_grad or matrix_vw.requires_grad
+    )
+    chunk = chunk_tokens or loss_chunk_tokens(matrix_vw.shape[1])
+    if not wants_gradient:
+        return _LossPass(hidden_nw, matrix_vw, targets_n, None, None).run(chunk)
+    return _cross_entropy_sum(hidden_nw, matrix_vw, targets_n, chunk)
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_nw: Tensor, matrix_vw: Tensor, targets_n: Tensor, chunk: int
+    ) -> Tensor:
+        needs_hidden, needs_matrix, *_ = ctx.needs_input_grad
+        grad_hidden_nw = torch.empty_like(hidden_nw) if needs_hidden else None
+        grad_matrix_vw = (
+            torch.zeros(matrix_vw.shape, dtype=_wide(matrix_vw.dtype), device=matrix_vw.device)
+            if needs_matrix
+            else None
+        )
+        loss = _LossPass(hidden_nw, matrix_vw, targets_n, grad_hidden_nw, grad_matrix_vw).run(chunk)
+        ctx.save_for_backward(grad_hidden_nw)
+        # Not saved but held: it is scaled in place, and so never takes its memory twice.
+        ctx.grad_matrix_vw = grad_matrix_vw
+        ctx.matrix_dtype = matrix_vw.dtype
+        return loss
+
+    @staticmethod
+    def backward(
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (grad_loss,) = grad_outputs
+        (grad_hidden_nw,) = ctx.saved_tensors
+        grad_matrix_vw, ctx.grad_matrix_vw = ctx.grad_matrix_vw, None
+        if grad_hidden_nw is not None:
+            grad_hidden_nw = (grad_hidden_nw * grad_loss).to(grad_hidden_nw.dtype)
+        if grad_matrix_vw is not None:
+            grad_matrix_vw = grad_matrix_vw.mul_(grad_loss).to(ctx.matrix_dtype)
+        elif ctx.needs_input_grad[1]:
+            raise RuntimeError("cross_entropy_sum: the backward pass can run only once")
+        return grad_hidden_nw, grad_matrix_vw, None, None
+
+
+_cross_entropy_sum: Callable[[Tensor, Tensor, Tensor, int], Tensor] = _CrossEntropySum.apply
+
+
+class _LossPass:
+    """One pass over the chunks, which fills the gradients that are given."""
+
+    def __init__(
+        self,
+        hidden_nw: Tensor,
+        matrix_vw: Tensor,
+        targets_n: Tensor,
+        grad_hidden_nw: Tensor | None,
+        grad_matrix_vw: Tensor | None,
+    ) -> None:
+        self.hidden_nw = hidden_nw
+        self.matrix_vw = matrix_vw
+        self.counted_n = targets_n != IGNORED
+        self.targets_n1 = targets_n.where(self.counted_n, 0).unsqueeze(1)
+        self.grad_hidden_nw = grad_hidden_nw
+        self.grad_matrix_vw = grad_matrix_vw
+
+    @torch.no_grad()
+    def run(self, chunk: int) -> Tensor:
+        """The loss of all tokens, `chunk` tokens at a time."""
+        dtype, device = _wide(self.hidden_nw.dtype), self.hidden_nw.device
+        loss = torch.zeros((), dtype=dtype, device=device)
+        for start in range(0, self.hidden_nw.shape[0], chunk):
+            loss += self._chunk(slice(start, start + chunk))
+        return loss
+
+    def _chunk(self, rows: slice) -> Tensor:
+        hidden_cw, targets_c1 = self.hidden_nw[rows], self.targets_n1[rows]
+        counted_c1 = self.counted_n[rows].unsqueeze(1)
+        logits_cv = (hidden_cw @ self.matrix_vw.T).to(_wide(hidden_cw.dtype))
+        logits_cv -= logits_cv.amax(1, keepdim=True)
+        target_logits_c1 = logits_cv.gather(1, targets_c1)
+        sums_c1 = logits_cv.exp_().sum(1, keepdim=True)
+        losses_c1 = (sums_c1.log() - target_logits_c1).where(counted_c1, 0.0)
+        if self.grad_hidden_nw is None and self.grad_matrix_vw is None:
+            return losses_c1.sum()
+
+        logits_cv *= sums_c1.reciprocal().where(counted_c1, 0.0)
+        logits_cv.scatter_add_(1, targets_c1, -counted_c1.to(logits_cv.dtype))
+        grad_logits_cv = logits_cv.to(hidden_cw.dtype)
+        if self.grad_hidden_nw is not None:
+            torch.mm(grad_logits_cv, self.matrix_vw, out=self.grad_hidden_nw[rows])
+        if self.grad_matrix_vw is not None:
+            _add_product(self.grad_matrix_vw, grad_logits_cv.T, hidden_cw)
+        return losses_c1.sum()
+
+
+def _add_product(total: Tensor, first: Tensor, second: Tensor) -> None:
+    """total += first @ second; the low-precision product is added to fp32 some rows at a time."""
+    if total.dtype == first.dtype:
+        total.addmm_(first, second)
+        return
+    for start in range(0, total.shape[0], SUM_ROWS):
+        rows = slice(start, start + SUM_ROWS)
+        total[rows] += first[rows] @ second
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The format of sums and of the loss: fp32, and float64 for float64 references."""
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,186 @@
+"""Small changes to a split that make its step shorter, all gradients' exchange included.
+
+The partition search looks at each replica's time alone. Here samples move between replicas,
+boundaries between stages, chips within a replica, and micro-batch sizes change, as long as the
+exactly simulated step gets shorter, or stays as it is with less work at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from motley.plan.classes import Counts
+from motley.plan.evaluate import Evaluator, ReplicaChoice, Split, StageChoice
+from motley.plan.pipelines import Shape
+
+TOLERANCE = 1e-9
+"""Relative; differences below are rounding."""
+
+LARGER_MICRO_BATCH = 0.005
+"""A larger micro-batch may cost this share of the step: real chips run it better than counted."""
+
+
+def micro_batch_sizes(limit: int) -> list[int]:
+    """1 to 8, then steps of a quarter to a fifth, up to `limit` and with it."""
+    sizes, size = [], 1
+    while size < limit:
+        sizes.append(size)
+        size += 1 if size < 8 else 2 if size < 16 else size // 4
+    return [*sizes, limit]
+
+
+class Refiner:
+    """Improves splits step by step; `most_looks` bounds the changes tried for one split."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        shapes: Mapping[Counts, Sequence[Shape]],
+        totals: Counts,
+        most_looks: int,
+    ) -> None:
+        self.evaluator = evaluator
+        self.shapes = shapes
+        self.totals = totals
+        self.most_looks = most_looks
+        self.sizes = micro_batch_sizes(evaluator.global_batch)
+
+    def score(self, split: Split) -> tuple[float, float] | None:
+        """Step time, and the sum of the replicas' times; None if it does not fit."""
+        times = [self.evaluator.replica(replica) for replica in split]
+        known = [time for time in times if time is not None]
+        if len(known) < len(times):
+            return None
+        return self.evaluator.barrier(split, known), sum(time.finish_s for time in known)
+
+    def improve(self, split: Split) -> Split:
+        """The split after all changes that help."""
+        best = self.score(split)
+        looks = 0
+        improved = best is not None
+        while improved and looks < self.most_looks:
+            improved = False
+            for changed in self.changes(split):
+                looks += 1
+                score = self.score(changed)
+                if score and best and _better(score, best):
+                    split, best, improved = changed, score, True
+                    break
+                if looks >= self.most_looks:
+                    break
+        return split
+
+    def changes(self, split: Split) -> Iterator[Split]:
+        """All small changes of a split."""
+        yield from self._moved_samples(split)
+        for index, replica in enumerate(split):
+            for other in self._changed_replicas(replica):
+                yield (*split[:index], other, *split[index + 1 :])
+
+    def _moved_samples(self, split: Split) -> Iterator[Split]:
+        finish = [self._finish(replica) for replica in split]
+        order = sorted(range(len(split)), key=lambda index: (-finish[index], index))
+        for giver in order[:3]:
+            for taker in reversed(order):
+                if taker == giver:
+                    continue
+                count = 1
+                while count < split[giver].num_samples:
+                    changed = list(split)
+                    changed[giver] = self._with_samples(split[giver], -count)
+                    changed[taker] = self._with_samples(split[taker], count)
+                    yield tuple(changed)
+                    count *= 2
+
+    def _finish(self, replica: ReplicaChoice) -> float:
+        times = self.evaluator.replica(replica)
+        return times.finish_s if times else 0.0
+
+    def _with_samples(self, replica: ReplicaChoice, change: int) -> ReplicaChoice:
+        samples = replica.num_samples + change
+        size = replica.micro_batch_size
+        if size == replica.num_samples and len(replica.stages) == 1:
+            size = samples
+        return ReplicaChoice(replica.stages, min(size, samples), samples)
+
+    def _changed_replicas(self, replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
+        for size in self._other_sizes(replica):
+            yield replica._replace(micro_batch_size=size)
+        for stages in _shifted(replica.stages):
+            yield replica._replace(stages=stages)
+        for stages in _exchanged(replica.stages):
+            yield replica._replace(stages=stages)
+        for shape in self.shapes.get(self._used(replica), ())[:6]:
+            if shape.stages != replica.stages:
+                size = min(shape.micro_batch_size, replica.num_samples)
+                yield ReplicaChoice(shape.stages, size, replica.num_samples)
+
+    def _used(self, replica: ReplicaChoice) -> Counts:
+        used = [0] * len(self.totals)
+        for stage in replica.stages:
+            used[stage.chip] += 1
+        return tuple(used)
+
+    def _other_sizes(self, replica: ReplicaChoice) -> list[int]:
+        samples, size = replica.num_samples, replica.micro_batch_size
+        near = {size - 1, size + 1, 2 * size, size // 2, samples, -(-samples // 2)}
+        if samples <= 16:
+            near |= set(range(1, samples + 1))
+        return sorted(near & set(range(1, samples + 1)) - {size}, reverse=True)
+
+    def enlarge(self, split: Split, limit_s: float) -> Split:
+        """The largest micro-batches with which the step takes at most `limit_s`."""
+        for index in range(len(split)):
+            for size in reversed(micro_batch_sizes(split[index].num_samples)):
+                if size <= split[index].micro_batch_size:
+                    break
+                replica = split[index]._replace(micro_batch_size=size)
+                changed = (*split[:index], replica, *split[index + 1 :])
+                seconds = self.evaluator.step_seconds(changed, exact=True)
+                if seconds is not None and seconds <= limit_s:
+                    split = changed
+                    break
+        return split
+
+
+def _better(score: tuple[float, float], best: tuple[float, float]) -> bool:
+    if score[0] < best[0] * (1 - TOLERANCE):
+        return True
+    return score[0] <= best[0] * (1 + TOLERANCE / 10) and score[1] < best[1] * (1 - TOLERANCE)
+
+
+def _shifted(stages: tuple[StageChoice, ...]) -> Iterator[tuple[StageChoice, ...]]:
+    """One layer moves over a boundary."""
+    for index in range(len(stages) - 1):
+        before, after = stages[index], stages[index + 1]
+        for shift in (-1, 1):
+            boundary = before.last_layer + shift
+            if before.first_layer < boundary < after.last_layer:
+                yield (
+                    *stages[:index],
+                    before._replace(last_layer=boundary),
+                    after._replace(first_layer=boundary),
+                    *stages[index + 2 :],
+                )
+
+
+def _exchanged(stages: tuple[StageChoice, ...]) -> Iterator[tuple[StageChoice, ...]]:
+    """Two chips change places, with and without as many layers as they had."""
+    for first in range(len(stages)):
+        for second in range(first + 1, len(stages)):
+            if stages[first].chip == stages[second].chip:
+                continue
+            chips = [stage.chip for stage in stages]
+            chips[first], chips[second] = chips[second], chips[first]
+            yield tuple(
+                stage._replace(chip=chip) for stage, chip in zip(stages, chips, strict=True)
+            )
+            lengths = [stage.last_layer - stage.first_layer for stage in stages]
+            if lengths[first] == lengths[second]:
+                continue
+            lengths[first], lengths[second] = lengths[second], lengths[first]
+            begin, moved = 0, []
+            for chip, length in zip(chips, lengths, strict=True):
+                moved.append(StageChoice(chip, begin, begin + length))
+                begin += length
+            yield tuple(moved)

@@ -1,0 +1,230 @@
+"""Finds the plan with the shortest predicted step that fits every chip's memory.
+
+Three levels, each remembering what it has computed: the best pipelines of every set of chips
+(`pipelines`), the partitions of the chips into replicas with their shares of the batch
+(`partitions`), and small changes with the whole step simulated exactly (`refine`). A rough first
+pass gives a time that the second pass need not look beyond.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from motley.chips.chip import Chip
+from motley.cluster import Cluster
+from motley.errors import ClusterError, nearest
+from motley.plan.build import build_plan
+from motley.plan.classes import ChipClasses, Counts, chip_classes
+from motley.plan.evaluate import Evaluator, Split
+from motley.plan.partitions import Partitions
+from motley.plan.pipelines import PipelineSearch, Shape, shape_seconds
+from motley.plan.plan import Plan
+from motley.plan.reasons import explain_choice, explain_rejected, no_plan
+from motley.plan.refine import LARGER_MICRO_BATCH, Refiner, micro_batch_sizes
+from motley.recipe import Recipe
+
+EQUAL = 1e-6
+"""Relative difference of step times below which the simpler plan is taken."""
+
+KEPT_ALTERNATIVES = 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How far each level of the search looks, by how many kinds of splits there are."""
+
+    beam: int
+    """Pipelines kept for each set of chips and first layer."""
+    sizes: tuple[int, ...]
+    """Micro-batch sizes for which pipelines are built."""
+    max_probes: int
+    """Numbers of micro-batches for which pipelines are built, per size."""
+    most_shapes: int
+    most_partitions: int
+    most_refined: int
+    most_looks: int
+
+
+def effort_for(evaluator: Evaluator, classes: ChipClasses) -> Effort:
+    """Small searches are exhaustive; large ones keep the best of each part."""
+    sets = math.prod(total + 1 for total in classes.totals)
+    states = sets * evaluator.num_layers * (1 if classes.uniform else len(classes.totals))
+    batch = evaluator.global_batch
+    if states <= 1000:
+        return Effort(6, tuple(micro_batch_sizes(batch)[:12]), 8, 40, 4000, 32, 2000)
+    if states <= 8000:
+        return Effort(3, _powers(batch, 2)[:6], 5, 24, 2500, 16, 1000)
+    return Effort(2, _powers(batch, 4)[:3], 3, 12, 1500, 8, 600)
+
+
+def _powers(limit: int, base: int) -> tuple[int, ...]:
+    count = 1 + int(math.log(limit, base) + 1e-9)
+    return tuple(base**power for power in range(count))
+
+
+def search(recipe: Recipe, cluster: Cluster, *, only: Collection[str] | None = None) -> Plan:
+    """The best plan for the recipe on the cluster, or on the chips named in `only`.
+
+    Raises:
+        NoPlanError: the model fits on no split of the chips; names what is lacking where.
+        RecipeError: the recipe's vocabulary is not known yet.
+    """
+    chips = _usable_chips(cluster, only)
+    classes = chip_classes(cluster, chips)
+    evaluator = Evaluator(recipe, classes.representatives, classes.link)
+    found = _Search(evaluator, classes).run()
+    if not found:
+        raise no_plan(evaluator, classes, cluster.name)
+    plans = [build_plan(_on_chips(split, classes, cluster), recipe, cluster) for split in found]
+    return explain_choice(explain_rejected(plans[0], plans[1:], recipe, cluster), recipe, cluster)
+
+
+def _usable_chips(cluster: Cluster, only: Collection[str] | None) -> list[Chip]:
+    names = [chip.name for chip in cluster.chips]
+    for name in only or ():
+        if name not in names:
+            raise ClusterError(
+                f"cluster '{cluster.name}' has no chip '{name}'.",
+                remedy=nearest(name, names) or f"It has {', '.join(names)}.",
+            )
+    return [chip for chip in cluster.chips if only is None or chip.name in only]
+
+
+def _on_chips(split: Split, classes: ChipClasses, cluster: Cluster) -> Split:
+    """The split with every chip of a class in place of the class, in the cluster's order."""
+    index = {chip.name: position for position, chip in enumerate(cluster.chips)}
+    left = [iter(members) for members in classes.members]
+    ordered = sorted(split, key=lambda replica: (-replica.num_samples, replica.stages))
+    return tuple(
+        replica._replace(
+            stages=tuple(
+                stage._replace(chip=index[next(left[stage.chip]).name]) for stage in replica.stages
+            )
+        )
+        for replica in ordered
+    )
+
+
+class _Search:
+    """One search; `run` gives the best split and the best ones of another structure."""
+
+    def __init__(self, evaluator: Evaluator, classes: ChipClasses) -> None:
+        self.evaluator = evaluator
+        self.classes = classes
+        self.effort = effort_for(evaluator, classes)
+        flops = sum(evaluator.sample_flops())
+        self.flops = flops * evaluator.global_batch
+        speeds = zip(classes.representatives, classes.totals, strict=True)
+        self.speed = sum(chip.training_flops_per_s * total for chip, total in speeds)
+        self.ideal_s = self.flops / self.speed
+
+    def run(self) -> list[Split]:
+        effort = self.effort
+        rough = self._shapes(Effort(1, effort.sizes[:1], 1, 4, 60, 4, 100), math.inf)
+        best, _ = self._visit(rough, math.inf, 60)
+        limit = best[0][0] * 1.0001 if best else math.inf
+        shapes = self._shapes(effort, limit)
+        for used, listed in rough.items():
+            shapes.setdefault(used, []).extend(listed)
+        visited, _ = self._visit(shapes, limit, effort.most_partitions)
+        return self._choose(sorted(best + visited), shapes)
+
+    def _shapes(self, effort: Effort, limit_s: float) -> dict[Counts, list[Shape]]:
+        """Pipelines by the chips they use, the fastest first."""
+        found: dict[Counts, set[Shape]] = {}
+        slack = self.speed - self.flops / limit_s
+        batch = self.evaluator.global_batch
+        for size in effort.sizes:
+            most = -(-batch // size)
+            for count in _probes(most, effort.max_probes):
+                search = PipelineSearch(
+                    self.evaluator, self.classes, size, count, effort.beam, slack
+                )
+                for used, shape in search.run():
+                    found.setdefault(used, set()).add(shape)
+        return {
+            used: sorted(shapes, key=lambda shape: (self._shape_s(used, shape), shape))[
+                : effort.most_shapes
+            ]
+            for used, shapes in found.items()
+        }
+
+    def _shape_s(self, used: Counts, shape: Shape) -> float:
+        speeds = zip(used, self.classes.representatives, strict=True)
+        speed = sum(count * chip.training_flops_per_s for count, chip in speeds)
+        share = max(1, round(self.evaluator.global_batch * speed / self.speed))
+        return shape_seconds(shape, share)
+
+    def _visit(
+        self, shapes: dict[Counts, list[Shape]], limit_s: float, most: int
+    ) -> tuple[list[tuple[float, Split]], bool]:
+        """Simulates promising partitions; times and splits."""
+        partitions = Partitions(self.evaluator, self.classes.totals, shapes, self.ideal_s)
+        if limit_s == math.inf:
+            limit_s = self._slowest_s(shapes)
+        found: list[tuple[float, Split]] = []
+        for looked, promise in enumerate(partitions.promising(limit_s)):
+            if promise.time_s > limit_s or looked >= most:
+                break
+            seconds = self.evaluator.step_seconds(promise.split)
+            if seconds is not None:
+                found.append((seconds, promise.split))
+                limit_s = min(limit_s, seconds)
+        return found, True
+
+    def _slowest_s(self, shapes: dict[Counts, list[Shape]]) -> float:
+        """A time that the best single replica keeps."""
+        batch = self.evaluator.global_batch
+        times = [
+            shape_seconds(shape, batch) for listed in shapes.values() for shape in listed
+        ]
+        return 1.01 * min(times, default=self.ideal_s)
+
+    def _choose(
+        self, ranked: list[tuple[float, Split]], shapes: dict[Counts, list[Shape]]
+    ) -> list[Split]:
+        effort = self.effort
+        refiner = Refiner(self.evaluator, shapes, self.classes.totals, effort.most_looks)
+        refined: dict[Split, float] = {}
+        for _, split in ranked[: effort.most_refined]:
+            better = refiner.improve(split)
+            seconds = self.evaluator.step_seconds(better, exact=True)
+            if seconds is not None:
+                refined[better] = seconds
+        for seconds, split in ranked[effort.most_refined :]:
+            refined.setdefault(split, seconds)
+        if not refined:
+            return []
+        order = sorted(refined, key=lambda split: (refined[split], _complexity(split)))
+        fastest = refined[order[0]]
+        equal = [split for split in order if refined[split] <= fastest * (1 + EQUAL)]
+        winner = min(equal, key=_complexity)
+        chosen = refiner.enlarge(winner, fastest * (1 + LARGER_MICRO_BATCH))
+        others: dict[object, Split] = {_structure(winner): chosen}
+        for split in order:
+            others.setdefault(_structure(split), split)
+        return list(others.values())[: 1 + KEPT_ALTERNATIVES]
+
+
+def _probes(most: int, count: int) -> list[int]:
+    """Numbers of micro-batches from `most` down to 1, all or evenly spread in their ratio."""
+    if most <= count:
+        return list(range(1, most + 1))
+    ratio = most ** (1 / max(1, count - 1)) if count > 1 else 1.0
+    ratio = min(ratio, 4.0)
+    return sorted({max(1, round(most / ratio**index)) for index in range(count)})
+
+
+def _complexity(split: Split) -> tuple[object, ...]:
+    """Fewer stages first, then more even shares, then the order of names."""
+    num_stages = sum(len(replica.stages) for replica in split)
+    samples = [replica.num_samples for replica in split]
+    layers = [stage.last_layer - stage.first_layer for r in split for stage in r.stages]
+    return num_stages, max(samples) - min(samples), max(layers) - min(layers), split
+
+
+def _structure(split: Split) -> object:
+    """Which chips form replicas together."""
+    return tuple(sorted(tuple(sorted(stage.chip for stage in r.stages)) for r in split))

@@ -1,0 +1,149 @@
+"""Predicts one step of a plan: what every rank does when, and how long the step takes.
+
+The prediction uses the schedule that the trainer runs, the costs that pace the emulated chips and
+the order in which gradients are exchanged. It is of a step in the middle of a training: each rank
+begins with its optimizer and the step ends when the last gradient has been added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from motley.cluster import Cluster
+from motley.errors import PlanMismatchError
+from motley.plan.evaluate import Evaluator, ReplicaChoice, ReplicaTimes, StageChoice
+from motley.plan.pipeline import ActionTime
+from motley.plan.plan import Plan
+from motley.plan.sync import gradient_buckets
+from motley.recipe import Recipe
+
+SpanKind = Literal["forward", "backward", "wait", "sync", "optimizer"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """What one rank does from `start_s` to `end_s` after the beginning of the step.
+
+    "sync" runs beside the passes on the rank's channel; "wait" is time without any of the others.
+    """
+
+    rank: int
+    kind: SpanKind
+    micro_batch: int | None
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One predicted step. Ranks are the plan's."""
+
+    step_s: float
+    tokens_per_s: float
+    spans: tuple[Span, ...]
+    """In order of ranks, then of beginnings."""
+    busy_share: tuple[float, ...]
+    """Share of the step in which each rank computes (passes and optimizer)."""
+    wait_share: tuple[float, ...]
+    """Share in which it neither computes nor exchanges gradients."""
+    exposed_sync_s: float
+    """Time from the last pass of any rank to the end of the step."""
+
+
+def simulate(plan: Plan, recipe: Recipe, cluster: Cluster) -> Simulation:
+    """The predicted step of a plan, fitting or not; unknown chips are a `ClusterError`."""
+    evaluator, split = split_of(plan, recipe, cluster)
+    spans: list[Span] = []
+    times: list[ReplicaTimes] = []
+    first_rank = 0
+    for replica, choice in zip(plan.replicas, split, strict=True):
+        record: list[ActionTime] = []
+        flags = [stage.recompute for stage in replica.stages]
+        times.append(evaluator.replica_times(choice, flags, record))
+        for stage, begin in enumerate(evaluator.pipeline_cost(choice, flags).start_s):
+            spans.append(Span(first_rank + stage, "optimizer", None, 0.0, begin))
+        spans += [_action_span(time, first_rank) for time in record]
+        first_rank += len(replica.stages)
+    exchanges: list[tuple[int, float, float]] = []
+    step_s = evaluator.barrier(split, times, exchanges)
+    buckets = gradient_buckets(plan, recipe.model)
+    spans += [
+        Span(rank, "sync", None, start, end)
+        for bucket, start, end in exchanges
+        for rank in buckets[bucket].ranks
+    ]
+    return _summarise(spans, step_s, first_rank, recipe.tokens_per_step, times)
+
+
+def split_of(
+    plan: Plan, recipe: Recipe, cluster: Cluster
+) -> tuple[Evaluator, tuple[ReplicaChoice, ...]]:
+    """A plan in the terms of an evaluator of the cluster's chips."""
+    if not plan.replicas:
+        raise PlanMismatchError("the plan has no replica.", remedy="Run 'motley plan'.")
+    evaluator = cluster_evaluator(recipe, cluster)
+    index = {chip.name: position for position, chip in enumerate(cluster.chips)}
+    for placement in plan.placements():
+        cluster.chip(placement.stage.chip)
+    split = tuple(
+        ReplicaChoice(
+            tuple(
+                StageChoice(index[stage.chip], stage.first_layer, stage.last_layer)
+                for stage in replica.stages
+            ),
+            replica.micro_batch_size,
+            replica.num_samples,
+        )
+        for replica in plan.replicas
+    )
+    return evaluator, split
+
+
+def cluster_evaluator(recipe: Recipe, cluster: Cluster) -> Evaluator:
+    """An evaluator whose chips are the cluster's, in its order."""
+    names = [chip.name for chip in cluster.chips]
+    return Evaluator(
+        recipe, cluster.chips, lambda first, second: cluster.link(names[first], names[second])
+    )
+
+
+def _action_span(time: ActionTime, first_rank: int) -> Span:
+    kind: SpanKind = "forward" if time.is_forward else "backward"
+    return Span(first_rank + time.stage, kind, time.micro_batch, time.start_s, time.end_s)
+
+
+def _summarise(
+    spans: list[Span], step_s: float, num_ranks: int, tokens: int, times: list[ReplicaTimes]
+) -> Simulation:
+    busy, wait, listed = [], [], []
+    for rank in range(num_ranks):
+        own = sorted(
+            (span for span in spans if span.rank == rank), key=lambda span: (span.start_s, span.kind)
+        )
+        pauses = list(_pauses(rank, own, step_s))
+        computed = sum(span.end_s - span.start_s for span in own if span.kind != "sync")
+        busy.append(computed / step_s if step_s else 0.0)
+        wait.append(sum(p.end_s - p.start_s for p in pauses) / step_s if step_s else 0.0)
+        listed += sorted([*own, *pauses], key=lambda span: (span.start_s, span.kind))
+    return Simulation(
+        step_s=step_s,
+        tokens_per_s=tokens / step_s if step_s else 0.0,
+        spans=tuple(listed),
+        busy_share=tuple(busy),
+        wait_share=tuple(wait),
+        exposed_sync_s=step_s - max(time.finish_s for time in times),
+    )
+
+
+def _pauses(rank: int, spans: Iterable[Span], step_s: float) -> Iterable[Span]:
+    """The gaps between spans that are sorted by their beginning, up to the step's end."""
+    reached = 0.0
+    for span in spans:
+        if span.start_s > reached:
+            yield Span(rank, "wait", None, reached, span.start_s)
+        reached = max(reached, span.end_s)
+    if step_s > reached:
+        yield Span(rank, "wait", None, reached, step_s)
+

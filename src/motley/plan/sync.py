@@ -1,0 +1,100 @@
+"""Which ranks add up which gradients, and how long that takes.
+
+Replicas may be cut differently, so every parameter group has its own holders. Groups are taken in
+the order in which the backward pass completes them (the last layer first) and neighbours with the
+same holders are sent together, up to a size that keeps the exchange under way during the backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from motley.chips.chip import Link
+from motley.model.config import ModelConfig
+from motley.model.counts import ParameterGroup, parameter_groups
+from motley.plan.plan import Plan
+
+BUCKET_BYTES = 4 * 2**20
+"""Most fp32 gradient bytes that are sent together; a single group may be larger."""
+
+GRADIENT_BYTES = 4
+"""Gradients are added up in fp32."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Parameter groups whose gradients are exchanged together."""
+
+    groups: tuple[int, ...]
+    """Indices into `parameter_groups(config)`, in the order in which they are completed."""
+    ranks: tuple[int, ...]
+    """All ranks that hold the groups, ascending. A single one needs no exchange."""
+    num_parameters: int
+
+
+def gradient_buckets(plan: Plan, config: ModelConfig) -> tuple[Bucket, ...]:
+    """The plan's buckets in the order in which every rank treats them."""
+    ranges = [
+        (placement.stage.first_layer, placement.stage.last_layer)
+        for placement in plan.placements()
+    ]
+    return buckets_of(ranges, parameter_groups(config))
+
+
+def buckets_of(
+    ranges: Sequence[tuple[int, int]], groups: Sequence[ParameterGroup]
+) -> tuple[Bucket, ...]:
+    """Buckets for ranks that hold the layers [first, last) of `ranges`."""
+    order = sorted(range(len(groups)), key=lambda index: (-min(groups[index].layers), index))
+    buckets: list[Bucket] = []
+    for index in order:
+        group = groups[index]
+        if not group.num_parameters:
+            continue
+        holders = _holders(group, ranges)
+        last = buckets[-1] if buckets else None
+        total = group.num_parameters + (last.num_parameters if last else 0)
+        if last and last.ranks == holders and total * GRADIENT_BYTES <= BUCKET_BYTES:
+            buckets[-1] = Bucket((*last.groups, index), holders, total)
+        else:
+            buckets.append(Bucket((index,), holders, group.num_parameters))
+    return tuple(buckets)
+
+
+def _holders(group: ParameterGroup, ranges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    return tuple(
+        rank
+        for rank, (first, last) in enumerate(ranges)
+        if any(first <= layer < last for layer in group.layers)
+    )
+
+
+def lowest_layer(
+    bucket: Bucket, groups: Sequence[ParameterGroup], first_layer: int, last_layer: int
+) -> int:
+    """The layer of [first_layer, last_layer) whose backward completes the bucket there."""
+    return min(
+        layer
+        for index in bucket.groups
+        for layer in groups[index].layers
+        if first_layer <= layer < last_layer
+    )
+
+
+def all_reduce_seconds(
+    num_parameters: int, ranks: Sequence[int], link: Callable[[int, int], Link]
+) -> float:
+    """Time of a ring all-reduce, held up by the slowest path between any two of its ranks.
+
+    2(n-1) rounds, each moving 1/n of the bytes (Patarasuk and Yuan, JPDC 2009).
+    """
+    num_ranks = len(ranks)
+    if num_ranks < 2:
+        return 0.0
+    links = [link(first, second) for first, second in combinations(ranks, 2)]
+    bandwidth = min(each.bandwidth_bytes_per_s for each in links)
+    latency = max(each.latency_s for each in links)
+    rounds = 2 * (num_ranks - 1)
+    return rounds / num_ranks * GRADIENT_BYTES * num_parameters / bandwidth + rounds * latency

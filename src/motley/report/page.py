@@ -1,0 +1,255 @@
+"""`report.html`: one page that says all of a run, in one file that needs no network.
+
+The page is plain HTML and SVG; its script only shows tooltips and switches the timeline's step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from motley.errors import StorageError
+from motley.report.bars import memory_section, time_section
+from motley.report.figures import RunFigures, run_figures
+from motley.report.history import RunHistory, State
+from motley.report.loss_chart import loss_section
+from motley.report.markup import Child, Markup, join, tag
+from motley.report.tables import (
+    badge,
+    chips_table,
+    log_table,
+    predictions_table,
+    recipe_lists,
+    time_text,
+)
+from motley.report.timeline_chart import timeline_section
+from motley.report.words import loss_text, plural, shown
+from motley.units import Source, duration, percent, si
+
+REPORT_FILE = "report.html"
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""The browser itself refuses any network request of the page."""
+
+STATE_WORDS: dict[State, str] = {
+    "running": "not finished",
+    "done": "done",
+    "stopped": "stopped",
+    "failed": "failed",
+}
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write the page of a run into its folder, whole or not at all, and return its path.
+
+    `RunFolderError` if the folder is no run, `StorageError` if it cannot be written to.
+    """
+    history = RunHistory.load(run_folder)
+    page = page_html(history, plan_reasons(run_folder))
+    target = run_folder / REPORT_FILE
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=run_folder, prefix=".report-", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(page)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except OSError as cause:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise StorageError(
+            f"{target}: cannot be written: {cause.strerror or cause}.",
+            remedy="Free some space or make the folder writable.",
+        ) from None
+    return target
+
+
+def plan_reasons(run_folder: Path) -> tuple[str, ...]:
+    """Why the plan is as it is, from plan.json; nothing if there is none to read."""
+    try:
+        plan = json.loads((run_folder / "plan.json").read_text(encoding="utf-8"))
+        return tuple(str(reason) for reason in plan["reasons"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def page_html(history: RunHistory, reasons: tuple[str, ...] = ()) -> str:
+    """The whole page as text."""
+    figures = run_figures(history)
+    title = f"{history.run}: motley report"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("title", title),
+        tag("style", _asset("page.css")),
+    )
+    body = tag(
+        "body",
+        _header(history, figures),
+        tag("main", *_sections(history, figures, reasons)),
+        _footer(history),
+        tag("div", id="tip", role="status", hidden=True),
+        tag("script", _asset("page.js")),
+    )
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _asset(name: str) -> Markup:
+    return Markup(resources.files("motley.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _sections(
+    history: RunHistory, figures: RunFigures, reasons: tuple[str, ...]
+) -> list[Markup | None]:
+    why = tag("ul", *[tag("li", reason) for reason in reasons], class_="reasons")
+    return [
+        _alerts(history, figures),
+        _section("loss", "Loss", loss_section(history), source="measured"),
+        _section(
+            "chips",
+            "Chips",
+            join([chips_table(figures), why if reasons else None]),
+            "Medians over the steps, without the first.",
+        ),
+        _section(
+            "timeline",
+            "Timeline of a step",
+            timeline_section(history),
+            "Per chip: predicted above, measured below, on the same scale.",
+        ),
+        _section(
+            "time",
+            "Where each chip's time went",
+            time_section(figures),
+            "Means over the steps, without the first.",
+        ),
+        _section("memory", "Memory", memory_section(figures)),
+        _section(
+            "predictions",
+            "Predicted against measured",
+            predictions_table(figures),
+            "Below zero, the plan was too low. More than 10 % or 10 points is marked.",
+        ),
+        _section("log", "Log", log_table(history)),
+        _section("recipe", "Recipe, resolved", recipe_lists(history.recipe)),
+    ]
+
+
+def _section(
+    identity: str, title: str, content: Child, note: str = "", source: Source | None = None
+) -> Markup:
+    heading = tag("h2", title, badge(source) if source else None, id=f"{identity}-title")
+    said = tag("p", note, class_="lead") if note else None
+    return tag("section", heading, said, content, id=identity, aria_labelledby=f"{identity}-title")
+
+
+def _header(history: RunHistory, figures: RunFigures) -> Markup:
+    state = tag("span", STATE_WORDS[history.state], class_=f"state {history.state}")
+    facts = [
+        _fact("tokens/s", shown(figures.tokens_per_s, si), figures.source),
+        _fact("step time", shown(figures.step_s, duration), figures.source),
+        _fact(
+            "of the summed peak",
+            shown(figures.utilisation, percent),
+            figures.source,
+            _peak_sources(figures),
+        ),
+        _fact("waiting, mean of chips", shown(figures.waiting_share, percent), figures.source),
+        _fact("training loss", _last_loss(history), "measured"),
+        _fact("validation loss", _validation(history), "measured", _bits(history)),
+        _fact("tokens trained", si(history.tokens), "measured"),
+        _fact("time running", duration(history.elapsed_s), figures.source),
+    ]
+    return tag(
+        "header",
+        tag("p", "motley report", class_="brand"),
+        tag("h1", history.run, " ", state),
+        tag("p", _in_short(history), class_="lead"),
+        tag("div", *facts, class_="facts"),
+    )
+
+
+def _fact(name: str, value: str, source: Source, note: str = "") -> Markup:
+    return tag(
+        "div",
+        tag("span", name, class_="name"),
+        tag("span", value, class_="value"),
+        tag("span", badge(source), " ", note, class_="muted"),
+        class_="fact",
+    )
+
+
+def _peak_sources(figures: RunFigures) -> str:
+    sources = sorted({chip.chip.peak_source for chip in figures.chips})
+    return f"peak: {', '.join(sources)}" if sources else ""
+
+
+def _last_loss(history: RunHistory) -> str:
+    return loss_text(history.steps[-1].loss) if history.steps else "no step yet"
+
+
+def _validation(history: RunHistory) -> str:
+    return loss_text(history.validations[-1].loss) if history.validations else "none yet"
+
+
+def _bits(history: RunHistory) -> str:
+    if not history.validations:
+        return ""
+    bits = history.validations[-1].bits_per_byte
+    return shown(bits, lambda value: f"{value:.3f} bits per byte", "")
+
+
+def _in_short(history: RunHistory) -> str:
+    """The run in one line: progress, model, chips."""
+    of = f" of {history.num_steps}" if history.num_steps else ""
+    parts = [
+        f"step {history.last_step}{of}",
+        shown(history.parameters, lambda count: f"{si(count)} parameters"),
+        _model(history),
+        plural(len(history.measured_segment.chips), "chip"),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _model(history: RunHistory) -> str:
+    model = history.recipe.get("model")
+    if not isinstance(model, Mapping) or not {"layers", "width"} <= set(model):
+        return ""
+    return f"{model['layers']} blocks of width {model['width']}"
+
+
+def _alerts(history: RunHistory, figures: RunFigures) -> Markup | None:
+    said = [notice.text for notice in history.notices if notice.kind == "chip_lost"]
+    alerts = [f"Chip lost: {text}." for text in said]
+    if history.state == "failed":
+        alerts.append(f"The run failed after step {history.last_step}.")
+    if history.state == "running":
+        last = time_text(history.segments[-1].last_seen)
+        alerts.append(f"The run has not finished. It was last seen at {last}.")
+    alerts += figures.warnings
+    if not alerts:
+        return None
+    items = [tag("li", text) for text in alerts]
+    return tag("div", tag("ul", *items), class_="alerts", role="alert")
+
+
+def _footer(history: RunHistory) -> Markup:
+    began = time_text(history.segments[0].started)
+    return tag(
+        "footer",
+        tag("p", f"Run began {began}. Made from events.jsonl by motley."),
+        tag(
+            "p",
+            "measured: timed in this run. quoted: from a datasheet. predicted: by the plan. "
+            "emulated: timed on a chip that is held to declared rates, so no real chip's figure.",
+        ),
+    )

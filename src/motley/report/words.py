@@ -1,0 +1,37 @@
+"""Figures as text, when they may be unknown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from motley.report.records import ChipFacts
+
+UNKNOWN = "unknown"
+
+
+def shown(value: float | None, write: Callable[[float], str], unknown: str = UNKNOWN) -> str:
+    """`write(value)`, or the word for a figure that nobody knows."""
+    return write(value) if value is not None and math.isfinite(value) else unknown
+
+
+def loss_text(loss: float) -> str:
+    return shown(loss, lambda value: f"{value:.4f}", "not finite")
+
+
+def layers_text(chip: ChipFacts) -> str:
+    """The layers of a chip's stage, as in the plan: "3-7", both included."""
+    if chip.last_layer <= chip.first_layer:
+        return "none"
+    last = chip.last_layer - 1
+    return f"{chip.first_layer}" if last == chip.first_layer else f"{chip.first_layer}-{last}"
+
+
+def stage_text(chip: ChipFacts) -> str:
+    """Replica and stage, counted from 0 as in the plan: "r0 s1"."""
+    return f"r{chip.replica} s{chip.position}"
+
+
+def plural(count: int, noun: str) -> str:
+    """2, "chip" -> "2 chips"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,200 @@
+"""Puts the engine of one rank together: process groups, parameters, edges, buckets, optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from motley.chips.chip import Chip
+from motley.chips.emulated import EmulatedEdge, open_chip
+from motley.chips.runtime import TORCH_DTYPES, Runtime
+from motley.chips.vendors import collective_backend
+from motley.cluster import Cluster
+from motley.optim.adamw import build_adamw
+from motley.plan.cost import layer_cost
+from motley.plan.plan import Placement, Plan
+from motley.plan.sync import Bucket, gradient_buckets
+from motley.recipe import Recipe
+from motley.train.channel import ReductionClock
+from motley.train.edges import Receiver, Sender
+from motley.train.engine import Edges, Engine
+from motley.train.parameters import StageParameters, build_parameters
+from motley.train.reduce import GradientReducer
+from motley.train.scaling import loss_scale_for
+from motley.train.stage import StageRunner
+from motley.train.timing import StepTimer
+from motley.units import Precision
+
+PEER_TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for another that is silent before it gives up."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Process groups, made by all ranks in the same order."""
+
+    control: dist.ProcessGroup
+    checkpoint: dist.ProcessGroup
+    buckets: tuple[dist.ProcessGroup | None, ...]
+    bucket_is_direct: tuple[bool, ...]
+    edges: dict[tuple[int, int], tuple[dist.ProcessGroup, bool]]
+    """(sender, receiver) to the group and whether device tensors go through it."""
+
+
+def shared_library(chips: list[Chip]) -> str | None:
+    """The collective library that all these chips share on their devices; None: host memory."""
+    types = {torch.device(chip.device).type for chip in chips}
+    if len(types) != 1 or any(chip.emulated for chip in chips):
+        return None
+    (device_type,) = types
+    if device_type == "cpu":
+        return None
+    backend = collective_backend(device_type)
+    return backend if backend != "gloo" and dist.is_backend_available(backend) else None
+
+
+def make_groups(plan: Plan, cluster: Cluster, buckets: tuple[Bucket, ...]) -> Groups:
+    """All process groups of a plan. Every rank must call this at the same point."""
+    placements = list(plan.placements())
+    chips = [cluster.chip(place.stage.chip) for place in placements]
+    made: dict[tuple[tuple[int, ...], str], dist.ProcessGroup] = {}
+
+    def group_of(ranks: tuple[int, ...]) -> tuple[dist.ProcessGroup, bool]:
+        library = shared_library([chips[rank] for rank in ranks])
+        key = (ranks, library or "gloo")
+        if key not in made:
+            made[key] = _new_group(list(ranks), key[1])
+        return made[key], library is not None
+
+    everyone = list(range(plan.world_size))
+    control, checkpoint = _new_group(everyone, "gloo"), _new_group(everyone, "gloo")
+    bucket_groups = [
+        group_of(bucket.ranks) if len(bucket.ranks) > 1 else (None, False) for bucket in buckets
+    ]
+    edges = {}
+    for place in placements:
+        if not place.is_last:
+            for pair in ((place.rank, place.rank + 1), (place.rank + 1, place.rank)):
+                library = shared_library([chips[rank] for rank in pair])
+                group = _new_group(list(pair), library or "gloo")
+                edges[pair] = (group, library is not None)
+    return Groups(
+        control=control,
+        checkpoint=checkpoint,
+        buckets=tuple(group for group, _ in bucket_groups),
+        bucket_is_direct=tuple(direct for _, direct in bucket_groups),
+        edges=edges,
+    )
+
+
+def _new_group(ranks: list[int], backend: str) -> dist.ProcessGroup:
+    group = dist.new_group(ranks, backend=backend, timeout=PEER_TIMEOUT)
+    assert group is not None
+    return group
+
+
+def build_engine(
+    recipe: Recipe, cluster: Cluster, plan: Plan, rank: int
+) -> tuple[Engine, Groups]:
+    """The engine of `rank`, with freshly initialised parameters. All ranks call it together."""
+    placement = list(plan.placements())[rank]
+    config, stage = recipe.model, placement.stage
+    buckets = gradient_buckets(plan, config)
+    groups = make_groups(plan, cluster, buckets)
+    runtime = open_chip(cluster.chip(stage.chip))
+    parameters = build_parameters(config, stage.layers, runtime, recipe.seed)
+    _hold_parameters(runtime, parameters)
+    costs = {
+        layer: layer_cost(
+            config, layer, recipe.batch.sequence_length, stage.precision, stage.recompute
+        )
+        for layer in stage.layers
+    }
+    engine = Engine(
+        recipe=recipe,
+        placement=placement,
+        runtime=runtime,
+        parameters=parameters,
+        runner=StageRunner(config, runtime, parameters, costs, recompute=stage.recompute),
+        edges=_make_edges(placement, cluster, runtime, groups),
+        buckets=buckets,
+        reducer=_make_reducer(runtime, parameters, buckets, groups, rank),
+        optimizer=build_adamw(parameters.masters.values(), recipe.optimizer),
+        control=groups.control,
+        clock=ReductionClock(plan, cluster, buckets),
+        scale=loss_scale_for({place.stage.precision for place in plan.placements()}),
+        answers_for=_answers_for(buckets, rank),
+        timer=StepTimer(runtime),
+    )
+    return engine, groups
+
+
+def _hold_parameters(runtime: Runtime, parameters: StageParameters) -> None:
+    """Masters, gradients and two moments in fp32, and the compute copy if there is one."""
+    copy_bytes = 0 if runtime.dtype == torch.float32 else runtime.dtype.itemsize
+    runtime.exclude(parameters.compute.values())
+    runtime.hold(parameters.num_parameters * (16 + copy_bytes))
+
+
+def _answers_for(buckets: tuple[Bucket, ...], rank: int) -> tuple[int, ...]:
+    """Each group is answered for by the lowest rank that holds it."""
+    return tuple(
+        group for bucket in buckets if bucket.ranks[0] == rank for group in bucket.groups
+    )
+
+
+def _make_reducer(
+    runtime: Runtime,
+    parameters: StageParameters,
+    buckets: tuple[Bucket, ...],
+    groups: Groups,
+    rank: int,
+) -> GradientReducer:
+    held = [index for index, bucket in enumerate(buckets) if rank in bucket.ranks]
+    return GradientReducer(
+        runtime,
+        {
+            index: [parameters.buffers[group] for group in buckets[index].groups]
+            for index in held
+        },
+        {index: groups.buckets[index] for index in held},
+        direct={index: groups.bucket_is_direct[index] for index in held},
+    )
+
+
+def _make_edges(
+    placement: Placement, cluster: Cluster, runtime: Runtime, groups: Groups
+) -> Edges:
+    rank, stages = placement.rank, placement.replica.stages
+
+    def sender(step: int) -> Sender:
+        peer, other = rank + step, stages[placement.position + step]
+        group, direct = groups.edges[(rank, peer)]
+        link = cluster.link(placement.stage.chip, other.chip)
+        return Sender(
+            runtime, peer, edge_dtype(placement.stage.precision, other.precision),
+            group=group, direct=direct, emulated=EmulatedEdge(link) if link.emulated else None,
+        )  # fmt: skip
+
+    def receiver(step: int) -> Receiver:
+        peer, other = rank + step, stages[placement.position + step]
+        group, direct = groups.edges[(peer, rank)]
+        return Receiver(
+            runtime, peer, edge_dtype(placement.stage.precision, other.precision),
+            group=group, direct=direct,
+        )  # fmt: skip
+
+    return Edges(
+        inputs=None if placement.is_first else receiver(-1),
+        outputs=None if placement.is_last else sender(+1),
+        output_gradients=None if placement.is_last else receiver(+1),
+        input_gradients=None if placement.is_first else sender(-1),
+    )
+
+
+def edge_dtype(first: Precision, second: Precision) -> torch.dtype:
+    """The dtype between two stages: theirs if they agree, else fp32, which holds both."""
+    return TORCH_DTYPES[first] if first == second else torch.float32

@@ -1,0 +1,201 @@
+"""Checkpoints: training state by parameter name, free of layout, whole or not there at all.
+
+Each rank writes the parameters that it answers for through PyTorch's distributed checkpoint, into
+a folder `step-N.partial`; when all is written, rank 0 adds `whole.json` (sizes and checksums of
+the files) and renames the folder to `step-N`. A folder without a matching `whole.json` is never
+read. Any rank of any plan reads back just the names that it holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+
+from motley.errors import CheckpointError, StorageError
+from motley.optim.adamw import moments
+from motley.train.parameters import StageParameters
+
+WHOLE = "whole.json"
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint knows beside the tensors."""
+
+    step: int
+    """Updates done."""
+    recipe_digest: str
+    tokenizer_digest: str
+    loss_scale: float = 1.0
+
+
+def named_state(
+    parameters: StageParameters, optimizer: torch.optim.AdamW, names: list[str]
+) -> dict[str, Tensor]:
+    """Masters and moments of the named parameters, as one flat dictionary of live tensors."""
+    state: dict[str, Tensor] = {}
+    for name in names:
+        master = parameters.masters[name]
+        first, second, step = moments(optimizer, master)
+        state[f"parameter/{name}"] = master.detach()
+        state[f"first_moment/{name}"] = first
+        state[f"second_moment/{name}"] = second
+        state[f"update/{name}"] = step
+    return state
+
+
+class CheckpointWriter:
+    """Saves in the background, one checkpoint at a time; keeps the newest few."""
+
+    def __init__(
+        self, folder: Path, keep: int, group: dist.ProcessGroup | None, *, is_leader: bool
+    ) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._group = group
+        self._is_leader = is_leader
+        self._running: tuple[Future[Any], Progress] | None = None
+
+    def begin(self, state: dict[str, Tensor], progress: Progress) -> None:
+        """Copies the state and begins to write it. The save before must be finished."""
+        assert self._running is None
+        target = self._folder / f"step-{progress.step:08d}{PARTIAL}"
+        if self._is_leader:
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True, exist_ok=True)
+        dist.barrier(group=self._group)
+        future = dcp.async_save(
+            state, checkpoint_id=str(target), process_group=self._group
+        )
+        self._running = (future, progress)
+
+    @property
+    def is_running(self) -> bool:
+        return self._running is not None
+
+    @property
+    def is_done(self) -> bool:
+        return self._running is not None and self._running[0].done()
+
+    def finish(self) -> Path | None:
+        """Waits for the save in progress; the whole checkpoint's folder, None if none ran.
+
+        `StorageError` if it could not be written; what was there before stays.
+        """
+        if self._running is None:
+            return None
+        future, progress = self._running
+        self._running = None
+        partial = self._folder / f"step-{progress.step:08d}{PARTIAL}"
+        try:
+            future.result()
+            whole = partial.with_name(partial.name.removesuffix(PARTIAL))
+            if self._is_leader:
+                _seal(partial, whole, progress)
+                _prune(self._folder, self._keep)
+        except Exception as cause:
+            if self._is_leader:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise StorageError(
+                f"the checkpoint of step {progress.step} could not be saved: {_first_line(cause)}",
+                remedy=f"Free space on the disk of {self._folder}; the older checkpoints are whole.",
+            ) from cause
+        return whole
+
+
+def _seal(partial: Path, whole: Path, progress: Progress) -> None:
+    files = {
+        path.name: {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+        for path in sorted(partial.iterdir())
+        if path.name != WHOLE
+    }
+    text = json.dumps({"format": 1, "progress": asdict(progress), "files": files}, indent=1)
+    with open(partial / WHOLE, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    shutil.rmtree(whole, ignore_errors=True)
+    os.replace(partial, whole)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    for old in _folders(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Finished checkpoints, newest first."""
+    if not folder.is_dir():
+        return []
+    found = [
+        path for path in folder.glob("step-*") if path.is_dir() and not path.name.endswith(PARTIAL)
+    ]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def newest_whole(folder: Path, report: Callable[[str], None]) -> tuple[Path, Progress] | None:
+    """The newest checkpoint that is whole; each broken one is reported and passed over."""
+    for path in _folders(folder):
+        try:
+            return path, read_progress(path)
+        except CheckpointError as broken:
+            report(f"{broken.message} Falling back to the one before.")
+    return None
+
+
+def read_progress(path: Path) -> Progress:
+    """Checks every file of a checkpoint; `CheckpointError` says which is missing or broken."""
+    try:
+        table = json.loads((path / WHOLE).read_text(encoding="utf-8"))
+        files, progress = table["files"], Progress(**table["progress"])
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint of motley: {WHOLE}: {_first_line(cause)}."
+        ) from None
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != expected["bytes"]:
+            raise CheckpointError(f"{path} is truncated: {name} is missing or too short.")
+        if _crc32(file) != expected["crc32"]:
+            raise CheckpointError(f"{path} is damaged: the checksum of {name} does not match.")
+    return progress
+
+
+def load_state(path: Path, state: dict[str, Tensor], *, distributed: bool = True) -> None:
+    """Reads a checkpoint into the tensors of `state`, whatever layout it was saved under."""
+    try:
+        dcp.load(state, checkpoint_id=str(path), no_dist=not distributed)
+    except Exception as cause:
+        raise CheckpointError(
+            f"{path} does not fit this model: {_first_line(cause)}.",
+            remedy="Resume with the recipe that the run was begun with.",
+        ) from cause
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def _first_line(cause: BaseException) -> str:
+    text = str(cause).strip() or type(cause).__name__
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+        text = str(cause).strip() or text
+    return text.splitlines()[0].rstrip(".")

@@ -1,0 +1,305 @@
+"""The engine of one rank: runs its stage's part of a step, and the validation, under any plan.
+
+A step: the 1F1B schedule of the rank's replica; each bucket of gradients is reduced as soon as the
+last backward has completed it; one exchange of figures; one AdamW update scaled by the true number
+of targets and clipped over the whole model.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from motley.chips.runtime import Runtime
+from motley.data.batches import SampleSource
+from motley.errors import DivergedError
+from motley.model.counts import parameter_groups
+from motley.optim.schedule import learning_rate
+from motley.plan.cost import OPTIMIZER_BYTES_PER_PARAMETER
+from motley.plan.plan import Placement
+from motley.plan.schedule import one_forward_one_backward
+from motley.plan.sync import Bucket, lowest_layer
+from motley.recipe import Recipe
+from motley.train.channel import ReductionClock
+from motley.train.edges import Receiver, Sender
+from motley.train.exchange import RankReport, exchange
+from motley.train.parameters import StageParameters
+from motley.train.reduce import GradientReducer
+from motley.train.scaling import LossScale
+from motley.train.stage import StageRunner
+from motley.train.timing import SpanKind, StepTimer
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The ends of the pipeline's edges at this rank; None where the pipeline ends."""
+
+    inputs: Receiver | None = None
+    outputs: Sender | None = None
+    output_gradients: Receiver | None = None
+    input_gradients: Sender | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step gave; the same on every rank, but for `spans`."""
+
+    loss: float
+    """Nats per target."""
+    gradient_norm: float
+    learning_rate: float
+    num_targets: int
+    step_s: float
+    stop: bool
+    reports: list[RankReport]
+    spans: list[tuple[SpanKind, int | None, float, float]]
+
+
+@dataclass
+class Engine:
+    """All parts of one rank, put together by `assemble.build_engine`."""
+
+    recipe: Recipe
+    placement: Placement
+    runtime: Runtime
+    parameters: StageParameters
+    runner: StageRunner
+    edges: Edges
+    buckets: tuple[Bucket, ...]
+    reducer: GradientReducer
+    optimizer: torch.optim.AdamW
+    control: dist.ProcessGroup | None
+    clock: ReductionClock
+    scale: LossScale
+    answers_for: tuple[int, ...]
+    """Parameter groups whose norm and checkpoint this rank answers for."""
+    timer: StepTimer
+    _began: float = 0.0
+    _pending: dict[int, int] = field(default_factory=dict)
+    """Bucket to layers of this rank that still have to finish, in the last backward."""
+    _last: RankReport = field(default_factory=RankReport)
+
+    def align(self) -> None:
+        """All ranks meet; the chips' clocks are set to the latest."""
+        reports, _ = exchange(RankReport(clock=self.runtime.now()), {}, 0, self.control)
+        self.runtime.wait_until(max(report.clock for report in reports))
+        self._began = self._set_clock()
+        self.timer.begin()
+
+    def _set_clock(self) -> float:
+        moment = max(self.runtime.now(), time.monotonic())
+        self.runtime.align(moment)
+        return moment
+
+    def train_step(self, step: int, source: SampleSource, *, stop: bool) -> StepResult:
+        """One update, number `step` from 0. `DivergedError` if the loss is not finite."""
+        rate = learning_rate(
+            self.recipe.optimizer.learning_rate, self.recipe.schedule, step
+        )
+        loss_sum, num_targets = self._pipeline(step, source)
+        with self.timer.span("sync"):
+            self.reducer.finish()
+            squared_norm = self._squared_norm()
+            self.runtime.synchronize()
+            report = self._report(loss_sum, num_targets, squared_norm, stop)
+            reports, ready = exchange(
+                report, self.reducer.ready, len(self.buckets), self.control
+            )
+            self.runtime.wait_until(self.clock.barrier(reports, ready))
+        spans = self.timer.spans()
+        totals = self.timer.totals()
+        now = self._set_clock()
+        step_s, self._began = now - self._began, now
+        self.timer.begin()
+        with self.timer.span("optimizer"):
+            norm = self._update(reports, rate)
+        self._last = RankReport(
+            compute_s=totals["forward"] + totals["backward"],
+            wait_s=totals["wait"],
+            communication_s=totals["sync"],
+            optimizer_s=totals["optimizer"],
+        )
+        targets = sum(report.num_targets for report in reports)
+        loss = sum(report.loss_sum for report in reports) / max(targets, 1.0)
+        self._check(loss, norm, step)
+        return StepResult(
+            loss=loss,
+            gradient_norm=norm,
+            learning_rate=rate,
+            num_targets=int(targets),
+            step_s=step_s,
+            stop=any(report.stop for report in reports),
+            reports=reports,
+            spans=spans,
+        )
+
+    def _pipeline(self, step: int, source: SampleSource) -> tuple[float, float]:
+        replica, place = self.placement.replica, self.placement
+        num_micro_batches = replica.num_micro_batches
+        shapes = [self._shape(index) for index in range(num_micro_batches)]
+        if self.edges.inputs:
+            self.edges.inputs.expect(shapes)
+        if self.edges.output_gradients:
+            self.edges.output_gradients.expect(shapes)
+        self.reducer.start_step()
+        self._pending = self._layers_per_bucket()
+        losses: list[Tensor] = []
+        targets: dict[int, Tensor | None] = {}
+        schedule = one_forward_one_backward(
+            place.position, len(replica.stages), num_micro_batches
+        )
+        num_targets = 0.0
+        for action in schedule:
+            if action.kind == "forward":
+                tokens, targets[action.micro_batch] = self._load(step, action.micro_batch, source)
+                output = self._forward(action.micro_batch, tokens, targets[action.micro_batch])
+                if place.is_last:
+                    losses.append(output)
+                    num_targets += _count(targets[action.micro_batch])
+            else:
+                last = action.micro_batch == num_micro_batches - 1
+                self._backward(action.micro_batch, targets.pop(action.micro_batch), last=last)
+        for sender in (self.edges.outputs, self.edges.input_gradients):
+            if sender:
+                sender.finish()
+        loss_sum = float(torch.stack(losses).double().sum()) if losses else 0.0
+        return loss_sum, num_targets
+
+    def _shape(self, micro_batch: int) -> tuple[int, int, int]:
+        samples = self.placement.replica.micro_batch_samples(micro_batch)
+        return samples, self.recipe.batch.sequence_length, self.recipe.model.width
+
+    def _load(
+        self, step: int, micro_batch: int, source: SampleSource
+    ) -> tuple[Tensor | None, Tensor | None]:
+        place = self.placement
+        if not place.is_first and not place.is_last:
+            return None, None
+        first = (
+            step * self.recipe.batch.global_batch
+            + place.first_sample
+            + micro_batch * place.replica.micro_batch_size
+        )
+        samples = place.replica.micro_batch_samples(micro_batch)
+        return self._to_chip(source, range(first, first + samples))
+
+    def _to_chip(
+        self, source: SampleSource, positions: range
+    ) -> tuple[Tensor | None, Tensor | None]:
+        place, device = self.placement, self.runtime.device
+        tokens, targets = source.batch(positions)
+        return (
+            torch.from_numpy(tokens).to(device) if place.is_first else None,
+            torch.from_numpy(targets).to(device) if place.is_last else None,
+        )
+
+    def _receive(self, receiver: Receiver | None, micro_batch: int | None) -> Tensor:
+        assert receiver is not None
+        with self.timer.span("wait", micro_batch):
+            return receiver.receive()
+
+    def _forward(
+        self, micro_batch: int, tokens: Tensor | None, targets: Tensor | None
+    ) -> Tensor:
+        stage_input = (
+            tokens if tokens is not None else self._receive(self.edges.inputs, micro_batch)
+        )
+        with self.timer.span("forward", micro_batch):
+            output = self.runner.forward(micro_batch, stage_input, targets)
+        if self.edges.outputs:
+            self.edges.outputs.send(output)
+        return output
+
+    def _backward(self, micro_batch: int, targets: Tensor | None, *, last: bool) -> None:
+        if self.placement.is_last:
+            factor = self.scale.value / self.recipe.tokens_per_step
+            gradient = torch.tensor(factor, device=self.runtime.device)
+        else:
+            gradient = self._receive(self.edges.output_gradients, micro_batch)
+        with self.timer.span("backward", micro_batch):
+            passed_on = self.runner.backward(
+                micro_batch, gradient, targets, self._layer_done if last else _ignore
+            )
+        if self.edges.input_gradients:
+            assert passed_on is not None
+            self.edges.input_gradients.send(passed_on)
+
+    def _layers_per_bucket(self) -> dict[int, int]:
+        """The lowest layer of this rank that each of its buckets waits for."""
+        stage, groups = self.placement.stage, parameter_groups(self.recipe.model)
+        return {
+            index: lowest_layer(bucket, groups, stage.first_layer, stage.last_layer)
+            for index, bucket in enumerate(self.buckets)
+            if self.placement.rank in bucket.ranks
+        }
+
+    def _layer_done(self, layer: int) -> None:
+        for bucket in [index for index, lowest in self._pending.items() if lowest == layer]:
+            del self._pending[bucket]
+            self.reducer.begin(bucket)
+
+    def _squared_norm(self) -> float:
+        """Of the reduced gradients that this rank answers for, scaled as they are."""
+        return sum(
+            float(torch.linalg.vector_norm(self.parameters.buffers[group])) ** 2
+            for group in self.answers_for
+        )
+
+    def _report(
+        self, loss_sum: float, num_targets: float, squared_norm: float, stop: bool
+    ) -> RankReport:
+        totals = self.timer.totals()
+        return RankReport(
+            loss_sum=loss_sum,
+            num_targets=num_targets,
+            squared_norm=squared_norm,
+            stop=float(stop),
+            clock=self.runtime.now(),
+            compute_s=totals["forward"] + totals["backward"],
+            wait_s=totals["wait"],
+            communication_s=self._last.communication_s,
+            optimizer_s=totals["optimizer"],
+            memory_bytes=self.runtime.peak_memory_bytes(),
+            samples=float(self.placement.replica.num_samples),
+        )
+
+    def _update(self, reports: list[RankReport], rate: float) -> float:
+        """Scales, clips and applies the summed gradient; returns its norm before clipping."""
+        targets = sum(report.num_targets for report in reports)
+        per_target = self.recipe.tokens_per_step / max(targets, 1.0) / self.scale.value
+        norm = math.sqrt(sum(report.squared_norm for report in reports)) * per_target
+        finite = math.isfinite(norm)
+        if finite:
+            clip = min(1.0, self.recipe.optimizer.gradient_clip / max(norm, 1e-12))
+            for buffer in self.parameters.buffers.values():
+                buffer.mul_(per_target * clip)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            self.parameters.refresh()
+        self.parameters.clear_gradients()
+        self.scale.update(finite=finite)
+        self.runtime.spend(0.0, OPTIMIZER_BYTES_PER_PARAMETER * self.parameters.num_parameters)
+        return norm
+
+    def _check(self, loss: float, norm: float, step: int) -> None:
+        if math.isfinite(loss) and (math.isfinite(norm) or self.scale.is_dynamic):
+            return
+        raise DivergedError(
+            f"step {step + 1}: the loss is {loss}, the gradient norm {norm}.",
+            remedy="Lower the learning rate or lengthen the warm-up, then resume from the "
+            "newest checkpoint.",
+        )
+
+
+def _ignore(layer: int) -> None:
+    """A layer is done, but its gradients are not complete yet."""
+
+
+def _count(targets: Tensor | None) -> float:
+    return float((targets >= 0).sum()) if targets is not None else 0.0

@@ -1,0 +1,120 @@
+"""The run folder: everything of one training, as files.
+
+    recipe.json  cluster.json  plan.json   what is run, resolved; each resume rewrites plan.json
+    data.json                              where the token shards lie
+    events.jsonl                           what happened, one event a line
+    checkpoints/                           training state
+    logs/  failures/                       output of the processes; the cause if one failed
+    stop                                   there while the run was asked to stop
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from motley.chips.chip import Chip
+from motley.cluster import Cluster, parse_cluster
+from motley.errors import RunFolderError, StorageError
+from motley.plan.plan import Plan, load_plan
+from motley.recipe import Recipe, parse_recipe
+
+EXIT_CODES = "exit-codes.json"
+"""In `failures`: rank to exit code, written when a run fails."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def failures(self) -> Path:
+        return self.path / "failures"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.path / "stop"
+
+    def recipe(self) -> Recipe:
+        return parse_recipe(self._read("recipe.json"), "recipe.json")
+
+    def cluster(self) -> Cluster:
+        return parse_cluster(self._read("cluster.json"), "cluster.json")
+
+    def plan(self) -> Plan:
+        return load_plan(self.path / "plan.json")
+
+    def plan_chip(self, rank: int) -> Chip:
+        """The chip that a rank drives."""
+        stage = list(self.plan().placements())[rank].stage
+        return self.cluster().chip(stage.chip)
+
+    def data_folder(self) -> Path:
+        return Path(self._read("data.json")["folder"])
+
+    def write(self, recipe: Recipe, cluster: Cluster, plan: Plan, data_folder: Path) -> None:
+        """Writes what is run; `StorageError` if the disk does not take it."""
+        tables: dict[str, Any] = {
+            "recipe.json": recipe.to_dict(),
+            "cluster.json": cluster.to_dict(),
+            "plan.json": plan.to_dict(),
+            "data.json": {"folder": str(data_folder)},
+        }
+        try:
+            for name, table in tables.items():
+                partial = self.path / f"{name}.partial"
+                partial.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+                partial.replace(self.path / name)
+        except OSError as cause:
+            raise StorageError(
+                f"{self.path} cannot be written: {cause}.",
+                remedy="Free space there or name another folder with --run.",
+            ) from None
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            table = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as cause:
+            raise RunFolderError(
+                f"{self.path} is not a whole run: {name}: {cause}.",
+                remedy="Name the folder of a run, or begin a new one.",
+            ) from None
+        if not isinstance(table, dict):
+            raise RunFolderError(f"{self.path / name} does not hold a table.")
+        return table
+
+
+def create_run_folder(path: Path) -> RunFolder:
+    """A new run folder; `RunFolderError` if something is there already."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunFolderError(
+            f"{path} exists already.",
+            remedy=f"Go on with 'motley train --resume {path}', or name another with --run.",
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise RunFolderError(f"{path} cannot be made: {cause}.") from None
+    return RunFolder(path)
+
+
+def open_run_folder(path: Path) -> RunFolder:
+    """An existing run; `RunFolderError` if it is none."""
+    if not (path / "recipe.json").is_file():
+        why = "no such folder" if not path.is_dir() else "there is no recipe.json in it"
+        raise RunFolderError(f"{path} is not a run: {why}.", remedy="Check the path.")
+    return RunFolder(path)

@@ -1,0 +1,113 @@
+"""The training loop of one rank: steps, validations, checkpoints, and the end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from motley.data.batches import SampleSource
+from motley.errors import StorageError
+from motley.train.checkpoint import CheckpointWriter, Progress, named_state
+from motley.train.engine import Engine, StepResult
+from motley.train.folder import RunFolder
+from motley.train.journal import Journal
+from motley.train.validation import validate
+
+
+@dataclass
+class Training:
+    """What one rank trains with. `journal` is rank 0's alone."""
+
+    engine: Engine
+    folder: RunFolder
+    writer: CheckpointWriter
+    journal: Journal | None
+    samples: SampleSource
+    held_out: SampleSource
+    token_bytes: Tensor
+    tokenizer_digest: str
+    _saved_step: int = -1
+    _save_began: float = 0.0
+
+    def run(self, first_step: int) -> None:
+        """From `first_step` updates done to the end of the schedule, or to a requested stop."""
+        recipe = self.engine.recipe
+        if self.journal:
+            self.journal.begin(self.engine, first_step)
+        self._saved_step = first_step
+        began = time.monotonic()
+        self.engine.align()
+        step, stopped = first_step, False
+        while step < recipe.schedule.steps and not stopped:
+            result = self.engine.train_step(step, self.samples, stop=self._stop_requested())
+            step, stopped = step + 1, result.stop
+            self._record(step, result)
+            is_end = step == recipe.schedule.steps or stopped
+            if step % recipe.validation.every_steps == 0 or is_end:
+                self._validate(step)
+            self._finish_save(wait=is_end or step % recipe.checkpoint.every_steps == 0)
+            if step % recipe.checkpoint.every_steps == 0 or is_end:
+                self._begin_save(step)
+        self._finish_save(wait=True, is_final=True)
+        if self.journal:
+            reason = "stopped" if step < recipe.schedule.steps else "done"
+            self.journal.end(step, reason, time.monotonic() - began)
+
+    def _stop_requested(self) -> bool:
+        return self.journal is not None and self.folder.stop_request.exists()
+
+    def _record(self, step: int, result: StepResult) -> None:
+        spans = None
+        if Journal.wants_timeline(step):
+            spans = Journal.gather_spans(self.engine, result)
+        if self.journal:
+            self.journal.step(self.engine, step, result, spans)
+
+    def _validate(self, step: int) -> None:
+        began = time.monotonic()
+        loss, bits = validate(
+            self.engine, self.held_out, self.token_bytes, self.engine.recipe.validation.max_samples
+        )
+        if self.journal:
+            self.journal.validation(step, loss, bits, time.monotonic() - began)
+
+    def _begin_save(self, step: int) -> None:
+        if self.writer.is_running or step == self._saved_step:
+            return
+        engine = self.engine
+        names = [
+            name
+            for group in engine.answers_for
+            for name in engine.parameters.group_names[group]
+        ]
+        self._save_began = time.monotonic()
+        self.writer.begin(
+            named_state(engine.parameters, engine.optimizer, names),
+            Progress(
+                step=step,
+                recipe_digest=engine.recipe.digest,
+                tokenizer_digest=self.tokenizer_digest,
+                loss_scale=engine.scale.value,
+            ),
+        )
+        self._saved_step = step
+        engine.align()
+
+    def _finish_save(self, *, wait: bool, is_final: bool = False) -> None:
+        """Ends the save in progress. A failed one is reported; only the final one is an error."""
+        if not self.writer.is_running or not (wait or self.writer.is_done):
+            return
+        try:
+            path = self.writer.finish()
+        except StorageError as failure:
+            if self.journal:
+                self.journal.checkpoint_failed(self._saved_step, failure.message)
+            if is_final:
+                raise
+            return
+        if self.journal and path is not None:
+            self.journal.checkpoint(self._saved_step, path, time.monotonic() - self._save_began)
+

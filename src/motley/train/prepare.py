@@ -1,0 +1,106 @@
+"""From a recipe to a run folder that is ready to start: data, vocabulary, cluster, plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from motley.cluster import Cluster
+from motley.data import PreparedData, prepare
+from motley.errors import NoPlanError, RunFolderError
+from motley.plan.plan import Plan
+from motley.plan.search import search
+from motley.plan.validate import validate
+from motley.recipe import Recipe
+from motley.train.folder import RunFolder, create_run_folder, open_run_folder
+from motley.train.launch import lost_chips
+
+Report = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """Where prepared text is kept between runs: the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "motley" / "data"
+
+
+def prepare_data(recipe: Recipe, report: Report) -> tuple[Recipe, PreparedData]:
+    """Tokenizes the recipe's corpus, or finds it done; the recipe gets its vocabulary."""
+    data = recipe.data
+    prepared = prepare(
+        sources=data.corpus,
+        tokenizer_path=Path(data.tokenizer) if data.tokenizer else None,
+        vocab_size=data.vocab_size,
+        held_out_share=data.held_out_share,
+        cache=cache_folder(),
+        report=report,
+    )
+    return recipe.with_vocabulary(prepared.tokenizer.vocab_size), prepared
+
+
+def next_run_path(name: str) -> Path:
+    """runs/NAME, or the first of runs/NAME-2, runs/NAME-3 ... that is free."""
+    base = Path("runs") / name
+    number, path = 1, base
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{name}-{number}")
+    return path
+
+
+def new_run(
+    recipe: Recipe, cluster: Cluster, plan: Plan | None, path: Path, report: Report
+) -> tuple[RunFolder, Plan]:
+    """A run folder with data, plan and everything else that the ranks need."""
+    if path.exists():
+        create_run_folder(path)
+    recipe, prepared = prepare_data(recipe, report)
+    plan = _settle(plan, recipe, cluster, report)
+    folder = create_run_folder(path)
+    folder.write(recipe, cluster, plan, prepared.folder)
+    return folder, plan
+
+
+def resume_run(
+    path: Path, cluster: Cluster | None, plan: Plan | None, report: Report
+) -> tuple[RunFolder, Plan]:
+    """An existing run, planned anew for the given cluster or for the chips that it has left."""
+    folder = open_run_folder(path)
+    recipe, old = folder.recipe(), folder.cluster()
+    recipe, prepared = prepare_data(recipe, report)
+    if cluster is None:
+        lost = lost_chips(folder) & {chip.name for chip in old.chips}
+        cluster = old.without(lost)
+        if lost:
+            names = ", ".join(sorted(lost))
+            report(f"Going on without {names}; name a cluster with --cluster to use it again.")
+        if not cluster.chips:
+            raise NoPlanError("all chips of the run are lost.", remedy="Name others: --cluster.")
+    unchanged = cluster.digest == old.digest and plan is None
+    plan = folder.plan() if unchanged else _settle(plan, recipe, cluster, report)
+    folder.write(recipe, cluster, plan, prepared.folder)
+    return folder, plan
+
+
+def _settle(plan: Plan | None, recipe: Recipe, cluster: Cluster, report: Report) -> Plan:
+    """The plan that the user gave, checked; or the best that is found."""
+    if plan is None:
+        return search(recipe, cluster)
+    plan.check(recipe.digest, cluster.digest)
+    validate(plan, recipe, cluster)
+    report("Using the given plan.")
+    return plan
+
+
+def check_not_running(folder: RunFolder) -> None:
+    """`RunFolderError` if another process trains in this folder."""
+    lock = folder.path / "running.pid"
+    try:
+        pid = int(lock.read_text())
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return
+    raise RunFolderError(
+        f"{folder.path} is in use by process {pid}.", remedy="Stop it first, with Ctrl-C."
+    )

@@ -1,0 +1,116 @@
+"""One rank of a run, as torchrun starts it: `torchrun ... -m motley.train.worker RUN`.
+
+All that it needs is in the run folder; all that it has to say goes there too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from motley.chips.chip import Chip
+from motley.data import PreparedData, SampleSource, evaluation_samples, token_bytes
+from motley.errors import CheckpointError
+from motley.train.assemble import PEER_TIMEOUT, Groups, build_engine
+from motley.train.checkpoint import (
+    CheckpointWriter,
+    Progress,
+    load_state,
+    named_state,
+    newest_whole,
+)
+from motley.train.engine import Engine
+from motley.train.failure import write_failure
+from motley.train.folder import RunFolder, open_run_folder
+from motley.train.journal import Journal
+from motley.train.loop import Training
+from motley.train.orphan import follow_parent
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one rank; the exit code says whether it ended well."""
+    (path,) = sys.argv[1:] if argv is None else argv
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher asks for a stop by a file
+    follow_parent()
+    folder = open_run_folder(Path(path))
+    rank = int(os.environ["RANK"])
+    chip = folder.plan_chip(rank)
+    try:
+        run_rank(folder, rank, chip)
+    except BaseException as error:
+        write_failure(folder.failures, rank, chip.name, error)
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)  # skips the teardown of libraries, which may hang on lost peers
+
+
+def run_rank(folder: RunFolder, rank: int, chip: Chip) -> None:
+    """Joins the others, restores the newest whole checkpoint, trains to the end or a stop."""
+    _set_threads(chip)
+    dist.init_process_group("gloo", timeout=PEER_TIMEOUT)
+    recipe, cluster, plan = folder.recipe(), folder.cluster(), folder.plan()
+    data = PreparedData.load(folder.data_folder())
+    engine, groups = build_engine(recipe, cluster, plan, rank)
+    journal = Journal.open(folder, plan) if rank == 0 else None
+    first_step = _restore(engine, groups, folder, data.tokenizer.digest, journal)
+    length = recipe.batch.sequence_length
+    training = Training(
+        engine=engine,
+        folder=folder,
+        writer=CheckpointWriter(
+            folder.checkpoints, recipe.checkpoint.keep, groups.checkpoint, is_leader=rank == 0
+        ),
+        journal=journal,
+        samples=SampleSource(data.train, length, recipe.seed),
+        held_out=evaluation_samples(data.held_out, length, recipe.validation.max_samples),
+        token_bytes=torch.from_numpy(token_bytes(data.tokenizer)).double(),
+        tokenizer_digest=data.tokenizer.digest,
+    )
+    training.run(first_step)
+    dist.barrier(group=groups.control)
+
+
+def _set_threads(chip: Chip) -> None:
+    """An emulated chip gets one host thread; a real CPU shares the cores with its node's ranks."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    others = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1
+    is_cpu = chip.device == "cpu" and not chip.emulated
+    torch.set_num_threads(max(1, (cores or 1) - others) if is_cpu else 1)
+
+
+def _restore(
+    engine: Engine,
+    groups: Groups,
+    folder: RunFolder,
+    tokenizer_digest: str,
+    journal: Journal | None,
+) -> int:
+    """Reads the newest whole checkpoint, chosen by rank 0; the number of updates done."""
+    choice: list[tuple[Path, Progress] | None] = [None]
+    if journal:
+        choice = [newest_whole(folder.checkpoints, journal.message)]
+    dist.broadcast_object_list(choice, src=0, group=groups.control)
+    if choice[0] is None:
+        return 0
+    path, progress = choice[0]
+    if progress.tokenizer_digest != tokenizer_digest:
+        raise CheckpointError(
+            f"{path} was trained with another tokenizer ({progress.tokenizer_digest[:12]}, "
+            f"this run has {tokenizer_digest[:12]}).",
+            remedy="Resume with the run's own data, or begin a new run.",
+        )
+    state = named_state(engine.parameters, engine.optimizer, list(engine.parameters.masters))
+    load_state(path, state)
+    engine.parameters.refresh()
+    if engine.scale.is_dynamic:
+        engine.scale.value = progress.loss_scale
+    return progress.step
+
+
+if __name__ == "__main__":
+    sys.exit(main())
