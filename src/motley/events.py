@@ -10,11 +10,13 @@ a writer that opens the file again cuts it off.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,7 +43,8 @@ class EventLog:
         """The log at `path`, which may exist; its folder must. `StorageError` if not writable."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            _cut_half_line(descriptor)
+            with _alone(descriptor):
+                _cut_half_line(descriptor)
         except OSError as cause:
             raise _not_writable(path, cause) from None
         return cls(path, descriptor)
@@ -52,12 +55,13 @@ class EventLog:
         text = json.dumps(_strict(record), ensure_ascii=False, allow_nan=False)
         line = text.encode("utf-8", errors="replace") + b"\n"
         try:
-            written = os.write(self._descriptor, line)
+            with _alone(self._descriptor):
+                written = os.write(self._descriptor, line)
+                if written != len(line):
+                    _cut_half_line(self._descriptor)
+                    raise OSError("the disk is full")
         except OSError as cause:
             raise _not_writable(self.path, cause) from None
-        if written != len(line):
-            _cut_half_line(self._descriptor)
-            raise _not_writable(self.path, OSError("the disk is full"))
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -136,6 +140,21 @@ def _strict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_strict(item) for item in value]
     return value
+
+
+@contextlib.contextmanager
+def _alone(descriptor: int) -> Iterator[None]:
+    """Keeps other writers out, so that none cuts a line that another is just writing.
+
+    Where the file system has no locks, a line is still written by one call.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _cut_half_line(descriptor: int) -> None:

@@ -66,6 +66,8 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[InputE
 def _convert(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
         options = [option for option in typing.get_args(hint) if option is not type(None)]
         return _convert(options[0], value, where, error)
     if origin is typing.Literal:

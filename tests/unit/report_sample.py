@@ -243,14 +243,14 @@ def span(chip: str, kind: str, micro_batch: int | None, start_s: float, end_s: f
 
 def busy(spans: list[Span], chip: str, *kinds: str) -> float:
     return sum(
-        item["end_s"] - item["start_s"]
+        float(item["end_s"] - item["start_s"])
         for item in spans
         if item["chip"] == chip and item["kind"] in kinds
     )
 
 
 def end(spans: list[Span], chip: str) -> float:
-    return max((item["end_s"] for item in spans if item["chip"] == chip), default=0.0)
+    return max((float(item["end_s"]) for item in spans if item["chip"] == chip), default=0.0)
 
 
 def recipe(name: str, steps: int) -> dict[str, Any]:

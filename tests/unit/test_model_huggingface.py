@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from model_shapes import CONTEXT, SHAPES, VOCABULARY
+from torch import Tensor
+
 from motley.errors import CheckpointError, RecipeError
 from motley.model.config import ModelConfig
 from motley.model.huggingface import (
@@ -19,7 +21,6 @@ from motley.model.huggingface import (
 )
 from motley.model.presets import PRESETS
 from motley.model.transformer import build_transformer
-from torch import Tensor
 
 transformers = pytest.importorskip("transformers")
 
@@ -153,9 +154,7 @@ def test_presets_round_trip(name: str) -> None:
         ("qwen3", {"num_key_value_heads": 3}, "3 do not divide 4 heads"),
     ],
 )
-def test_unsupported_configs_are_refused(
-    family: str, change: dict[str, Any], message: str
-) -> None:
+def test_unsupported_configs_are_refused(family: str, change: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         config_from_huggingface({**config_to_huggingface(SHAPES[family]), **change})
 

@@ -1,4 +1,4 @@
-"""What a chip can do: public facts, measurements, and the one interface to every PyTorch backend."""
+"""What a chip can do: public facts, measurements, one interface to every PyTorch backend."""
 
 from motley.chips.catalog import CatalogChip, catalog, look_up
 from motley.chips.chip import Chip, Link

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 
 _CGROUP_LIMITS = (
@@ -47,6 +48,38 @@ def memory() -> tuple[int, int]:
         if limit.isdigit() and use.isdigit() and int(limit) < total:
             return min(free, max(0, int(limit) - int(use))), int(limit)
     return free, total
+
+
+class OtherLoad:
+    """What other processes, and other guests of the same host, take of the CPU from now on."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._busy_s = _busy_s()
+        self._own_s = _own_s()
+
+    def share(self) -> float | None:
+        """Their part of all CPU time so far, 0 to 1; `None` where the system does not tell."""
+        busy_s = _busy_s()
+        if busy_s is None or self._busy_s is None:
+            return None
+        others_s = (busy_s - self._busy_s) - (_own_s() - self._own_s)
+        available_s = (time.monotonic() - self._start) * (os.cpu_count() or 1)
+        return min(1.0, max(0.0, others_s / available_s)) if available_s > 0 else 0.0
+
+
+def _own_s() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def _busy_s() -> float | None:
+    """CPU seconds that were not idle on all cores since the system started, steal included."""
+    fields = _read("/proc/stat").partition("\n")[0].split()
+    if len(fields) < 9:
+        return None
+    user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def _meminfo(key: str) -> int | None:

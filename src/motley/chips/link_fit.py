@@ -47,9 +47,7 @@ def fit_link(points: Sequence[LinkPoint]) -> tuple[float, float]:
     robust = [1.0] * len(ordered)
     latency = slope = 0.0
     for _ in range(NUM_ITERATIONS):
-        weights = [
-            factor / point.seconds**2 for factor, point in zip(robust, ordered, strict=True)
-        ]
+        weights = [factor / point.seconds**2 for factor, point in zip(robust, ordered, strict=True)]
         latency, slope = _weighted_line(ordered, weights)
         robust = _huber_weights(ordered, latency, slope)
     if slope <= 0:

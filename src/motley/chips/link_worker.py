@@ -1,7 +1,7 @@
 """One process of a link measurement on this machine: `python -m motley.chips.link_worker`.
 
-It reads the job from a folder, joins the others there, and leaves `joined-RANK`, and `error-RANK`
-or, from rank 0, `result.json`. `motley.chips.links` starts it.
+It reads the job from a folder, joins the others there, and leaves `started-RANK`, and then
+`error-RANK` or, from rank 0, `result.json`. `motley.chips.links` starts it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from motley.errors import MotleyError
 
 def run(folder: Path, rank: int) -> None:
     """Takes part in the job of `folder` as `rank`."""
+    (folder / f"started-{rank}").touch()
     job: dict[str, Any] = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     device = torch.device(job["devices"][rank])
     if device.type != "cpu":
@@ -30,7 +31,6 @@ def run(folder: Path, rank: int) -> None:
         torch.accelerator.set_device_index(device)
     meeting = (folder / "meeting").as_uri()
     join(job["backend"], meeting, rank, len(job["devices"]), job["timeout_s"])
-    (folder / f"joined-{rank}").touch()
     try:
         found = measure_pairs(job["names"], device, job["seconds"], job["sizes"])
     finally:

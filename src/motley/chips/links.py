@@ -79,26 +79,30 @@ def measure_links(
     with tempfile.TemporaryDirectory(prefix="motley-links-") as name:
         folder = Path(name)
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        _run_workers(folder, names, timeout_s + num_pairs * (seconds + timeout_s))
+        limit_s = timeout_s + num_pairs * (seconds + timeout_s)
+        _run_workers(folder, names, timeout_s, limit_s)
         return _read_result(folder, names)
 
 
-def _run_workers(folder: Path, names: Sequence[str], limit_s: float) -> None:
+def _run_workers(folder: Path, names: Sequence[str], timeout_s: float, limit_s: float) -> None:
     """Starts one process per name and waits for all; none is left when it returns."""
-    deadline = time.monotonic() + limit_s
+    start = time.monotonic()
     with ExitStack() as stack:
         workers = [stack.enter_context(_start(folder, rank)) for rank in range(len(names))]
         try:
             while any(worker.poll() is None for worker in workers):
-                if any(worker.poll() for worker in workers) or time.monotonic() > deadline:
+                if any(worker.poll() for worker in workers) or time.monotonic() > start + limit_s:
                     break
                 time.sleep(POLL_S)
             codes = [worker.poll() for worker in workers]
         finally:
             for worker in workers:
                 worker.kill()
-    if any(codes) or None in codes:
-        raise _failure(folder, names, codes, limit_s)
+    elapsed_s = time.monotonic() - start
+    if elapsed_s > timeout_s:
+        _blame_silent(folder, names, codes, elapsed_s)
+    if any(codes):
+        _blame_failed(folder, names, codes)
 
 
 def _start(folder: Path, rank: int) -> subprocess.Popen[bytes]:
@@ -113,25 +117,29 @@ def _start(folder: Path, rank: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
-def _failure(
-    folder: Path, names: Sequence[str], codes: Sequence[int | None], limit_s: float
-) -> ProbeError:
-    """Who failed, in its own words; or, if nobody did, who did not answer in time."""
-    ranks = range(len(names))
-    failed = [rank for rank in ranks if codes[rank]]
-    for rank in failed:
-        fault = _read(folder / f"error-{rank}") or _last_line(folder / f"log-{rank}")
-        return ProbeError(
-            f"the link could not be measured: {names[rank]} ended with code {codes[rank]}: "
-            f"{fault or 'it said nothing.'}",
-            remedy="Run 'motley doctor'.",
+def _blame_silent(
+    folder: Path, names: Sequence[str], codes: Sequence[int | None], elapsed_s: float
+) -> None:
+    """`ProbeError` for those that never came up, or else for those that did not finish."""
+    running = [rank for rank in range(len(names)) if codes[rank] is None]
+    absent = [rank for rank in running if not (folder / f"started-{rank}").exists()]
+    late = absent or ([] if any(codes) else running)
+    if late:
+        raise ProbeError(
+            f"the link could not be measured: no answer from "
+            f"{', '.join(names[rank] for rank in late)} within {duration(elapsed_s)}.",
+            remedy="Run it again when the machine is less busy; 'motley doctor' checks gloo.",
         )
-    silent = [rank for rank in ranks if not (folder / f"joined-{rank}").exists()]
-    late = silent or [rank for rank in ranks if codes[rank] is None]
-    return ProbeError(
-        f"the link could not be measured: no answer from {', '.join(names[r] for r in late)} "
-        f"within {duration(limit_s)}.",
-        remedy="Run it again when the machine is less busy; 'motley doctor' checks gloo.",
+
+
+def _blame_failed(folder: Path, names: Sequence[str], codes: Sequence[int | None]) -> None:
+    """`ProbeError` for the first process that failed, in its own words."""
+    rank = next(rank for rank, code in enumerate(codes) if code)
+    fault = _read(folder / f"error-{rank}") or _last_line(folder / f"log-{rank}")
+    raise ProbeError(
+        f"the link could not be measured: {names[rank]} ended with code {codes[rank]}: "
+        f"{fault or 'it said nothing.'}",
+        remedy="Run 'motley doctor'.",
     )
 
 
@@ -163,12 +171,12 @@ def _read_result(folder: Path, names: Sequence[str]) -> list[LinkMeasurement]:
 def main() -> None:
     """The command of the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m motley.chips.links", description=__doc__)
-    parser.add_argument("--node", default=socket.gethostname(), help="name of this node")
+    parser.add_argument("--name", default=socket.gethostname(), help="name of this node")
     parser.add_argument("--seconds", type=float, default=DEFAULT_SECONDS, help="for each pair")
     options = parser.parse_args()
     try:
         found = (
-            _measure_nodes(options.node, options.seconds)
+            _measure_nodes(options.name, options.seconds)
             if "TORCHELASTIC_RUN_ID" in os.environ
             else [measure_link(seconds=options.seconds)]
         )

@@ -7,13 +7,15 @@ seconds. Nothing is assumed about a dtype: one that fails or returns wrong produ
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from motley.chips import training_block, vendors
+from motley.chips import host, training_block, vendors
 from motley.chips.precision import choose_precision
 from motley.errors import ProbeError
 from motley.units import BYTES_PER_ELEMENT, Precision, percent, si, size
@@ -21,6 +23,7 @@ from motley.units import BYTES_PER_ELEMENT, Precision, percent, si, size
 if TYPE_CHECKING:
     import torch
 
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 CPU_SIZES = (256, 512, 1024, 2048, 4096)
 ACCELERATOR_SIZES = (1024, 2048, 4096, 8192, 16384)
 """Edges of the square matrices."""
@@ -28,6 +31,8 @@ DEFAULT_SECONDS = 10.0
 WINDOW_S = 0.04
 MIN_WINDOWS = 3
 MAX_WINDOWS = 64
+MAX_CALLS = 100
+"""Per window, so that a machine which gets busy after the first call cannot stretch a window."""
 
 MATMUL_SHARE = 0.18
 """Of the seconds, per dtype."""
@@ -90,6 +95,8 @@ class DeviceFigures:
     training_shape: training_block.BlockShape
     training_efficiency: float
     """Training FLOP/s over the matmul FLOP/s of `precision`."""
+    others_share: float | None
+    """Part of the host's CPU time that other processes took meanwhile; `None` if unknown."""
 
 
 def measure_device(
@@ -100,6 +107,7 @@ def measure_device(
     `ProbeError` if not even fp32 training works on it.
     """
     free, total = vendors.memory_info(device)
+    others = host.OtherLoad()
     matmul, unusable = _measure_dtypes(device, free, seconds * MATMUL_SHARE, report)
     bandwidth = measure_memory_bandwidth(device, free, seconds * BANDWIDTH_SHARE)
     report(f"{device}: memory {si(bandwidth.median, 'B/s')}, {size(free)} free of {size(total)}")
@@ -126,6 +134,7 @@ def measure_device(
         training=training,
         training_shape=shape,
         training_efficiency=efficiency,
+        others_share=others.share(),
     )
 
 
@@ -139,7 +148,7 @@ def time_windows(
     work()
     wait()
     once = _time_calls(work, wait, 1)
-    num_calls = max(1, round(WINDOW_S / max(once, 1e-9)))
+    num_calls = min(MAX_CALLS, max(1, round(WINDOW_S / max(once, 1e-9))))
     deadline = time.perf_counter() + seconds
     windows: list[float] = []
     while len(windows) < MIN_WINDOWS or time.perf_counter() < deadline:
@@ -162,7 +171,7 @@ def _measure_dtypes(
 ) -> tuple[dict[Precision, MatmulRate], dict[Precision, str]]:
     rates: dict[Precision, MatmulRate] = {}
     unusable: dict[Precision, str] = {}
-    for precision in BYTES_PER_ELEMENT:
+    for precision in PRECISIONS:
         fault = _fault(device, _dtype(precision))
         if fault:
             unusable[precision] = fault
@@ -221,11 +230,8 @@ def measure_matmul(
         out = torch.empty_like(left)
         # Each size gets as much time as all smaller ones.
         share = seconds / 2 ** (len(sizes) - position)
-        windows = time_windows(
-            lambda out=out, a=left, b=right: torch.matmul(a, b, out=out),  # type: ignore[misc]
-            lambda: vendors.synchronize(device),
-            share,
-        )
+        multiply = partial(torch.matmul, left, right, out=out)
+        windows = time_windows(multiply, partial(vendors.synchronize, device), share)
         per_call = statistics.median(windows)
         results.append(MatmulRate(size=edge, rate=Rate.of(2.0 * edge**3, windows)))
     return max(results, key=lambda result: result.rate.median)
@@ -239,9 +245,8 @@ def measure_memory_bandwidth(device: torch.device, free_bytes: int, seconds: flo
     num_bytes = min(wanted, free_bytes // 8)
     origin = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
     target = torch.zeros_like(origin)
-    windows = time_windows(
-        lambda: target.copy_(origin), lambda: vendors.synchronize(device), seconds
-    )
+    copy, wait = partial(target.copy_, origin), partial(vendors.synchronize, device)
+    windows = time_windows(copy, wait, seconds)
     return Rate.of(2.0 * num_bytes, windows)
 
 
@@ -256,21 +261,13 @@ def measure_host_copies(
         return None, None
     num_bytes = min(CPU_COPY_BYTES, free_bytes // 8)
     on_host = torch.zeros(num_bytes, dtype=torch.uint8)
-    try:
+    with contextlib.suppress(RuntimeError):
         on_host = on_host.pin_memory()
-    except (RuntimeError, NotImplementedError):
-        pass
     on_device = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-    pairs = ((on_device, on_host), (on_host, on_device))
-    rates = []
-    for target, origin in pairs:
-        windows = time_windows(
-            lambda target=target, origin=origin: target.copy_(origin),  # type: ignore[misc]
-            lambda: vendors.synchronize(device),
-            seconds,
-        )
-        rates.append(Rate.of(float(num_bytes), windows))
-    return rates[0], rates[1]
+    wait = partial(vendors.synchronize, device)
+    to_device = time_windows(partial(on_device.copy_, on_host), wait, seconds)
+    to_host = time_windows(partial(on_host.copy_, on_device), wait, seconds)
+    return Rate.of(float(num_bytes), to_device), Rate.of(float(num_bytes), to_host)
 
 
 def _measure_training(
@@ -286,7 +283,7 @@ def _measure_training(
         precision, reason = choose_precision(left)
         try:
             step = training_block.training_step(shape, device, _dtype(precision))
-            windows = time_windows(step, lambda: vendors.synchronize(device), seconds)
+            windows = time_windows(step, partial(vendors.synchronize, device), seconds)
         except (RuntimeError, TypeError) as cause:
             unusable[precision] = f"a training step fails: {cause}"
             del left[precision]

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from motley.chips.chip import Link
@@ -79,7 +80,7 @@ def measure_pairs(
             _answer(first, names, device)
         _speak(names[rank], dist.barrier)
     gathered: list[list[LinkMeasurement]] = [[] for _ in names]
-    _speak(names[rank], lambda: dist.all_gather_object(gathered, own))
+    _speak(names[rank], partial(dist.all_gather_object, gathered, own))
     return list(itertools.chain(*gathered)) if rank == 0 else []
 
 
@@ -128,8 +129,8 @@ def _rounds(
     for _ in range(num_rounds + 1):
         synchronize(device)
         start = time.perf_counter()
-        _speak(names[peer], lambda: dist.send(message, peer))
-        _speak(names[peer], lambda: dist.recv(message, peer))
+        _speak(names[peer], partial(dist.send, message, peer))
+        _speak(names[peer], partial(dist.recv, message, peer))
         synchronize(device)
         times.append(time.perf_counter() - start)
     return times[1:]
@@ -142,7 +143,7 @@ def _send_plan(
     import torch.distributed as dist
 
     plan = torch.tensor([num_bytes, num_rounds], device=device)
-    _speak(names[peer], lambda: dist.send(plan, peer))
+    _speak(names[peer], partial(dist.send, plan, peer))
 
 
 def _answer(peer: int, names: Sequence[str], device: torch.device) -> None:
@@ -152,14 +153,14 @@ def _answer(peer: int, names: Sequence[str], device: torch.device) -> None:
 
     plan = torch.zeros(2, dtype=torch.int64, device=device)
     while True:
-        _speak(names[peer], lambda: dist.recv(plan, peer))
+        _speak(names[peer], partial(dist.recv, plan, peer))
         num_bytes, num_rounds = plan.tolist()
         if num_bytes == 0:
             return
         message = torch.empty(num_bytes, dtype=torch.uint8, device=device)
         for _ in range(num_rounds + 1):
-            _speak(names[peer], lambda m=message: dist.recv(m, peer))  # type: ignore[misc]
-            _speak(names[peer], lambda m=message: dist.send(m, peer))  # type: ignore[misc]
+            _speak(names[peer], partial(dist.recv, message, peer))
+            _speak(names[peer], partial(dist.send, message, peer))
 
 
 def _speak(peer: str, action: Callable[[], object]) -> None:

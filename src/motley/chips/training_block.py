@@ -1,9 +1,9 @@
 """A plain pre-norm transformer, forward and backward: what share of the matmul rate training gets.
 
 It is kept apart from `motley.model` so that a chip's figures do not depend on the model that is
-trained. FLOPs are counted as for MFU: the matrix products, causal attention, backward twice forward.
+trained. FLOPs are counted as for MFU: matrix products, causal attention, backward twice forward.
 
-Shapes: B batch, S sequence, D width, H heads, d head size.
+Shapes: b batch, s sequence, d width, h heads, e head size.
 """
 
 from __future__ import annotations
@@ -61,17 +61,15 @@ def training_step(
 
     blocks = [_Block(shape, device, dtype) for _ in range(shape.num_blocks)]
     size = (shape.batch, shape.sequence_length, shape.width)
-    input_BSD = torch.randn(size).to(device, dtype).requires_grad_()
-    grad_BSD = torch.randn(size).to(device, dtype)
+    input_bsd = torch.randn(size).to(device, dtype).requires_grad_()
+    grad_bsd = torch.randn(size).to(device, dtype)
+    wanted = [input_bsd, *(weight for block in blocks for weight in block.layers.parameters())]
 
     def step() -> None:
-        hidden_BSD = input_BSD
+        hidden_bsd = input_bsd
         for block in blocks:
-            hidden_BSD = block.forward(hidden_BSD)
-        hidden_BSD.backward(grad_BSD)
-        input_BSD.grad = None
-        for block in blocks:
-            block.clear_gradients()
+            hidden_bsd = block.forward(hidden_bsd)
+        torch.autograd.grad(hidden_bsd, wanted, grad_bsd)
 
     return step
 
@@ -94,17 +92,14 @@ class _Block:
         )
         self.layers = nn.ModuleList(layers).to(device, dtype)
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        import torch.nn.functional as F
+    def forward(self, x_bsd: Tensor) -> Tensor:
+        from torch.nn import functional
 
         norm1, qkv, project, norm2, up, down = self.layers
-        batch, length, width = x_BSD.shape
-        parts_BS3Hd = qkv(norm1(x_BSD)).view(batch, length, 3, self.num_heads, -1)
-        q_BHSd, k_BHSd, v_BHSd = parts_BS3Hd.permute(2, 0, 3, 1, 4)
-        mixed_BHSd = F.scaled_dot_product_attention(q_BHSd, k_BHSd, v_BHSd, is_causal=True)
-        x_BSD = x_BSD + project(mixed_BHSd.transpose(1, 2).reshape(batch, length, width))
-        out_BSD: Tensor = x_BSD + down(F.gelu(up(norm2(x_BSD))))
-        return out_BSD
-
-    def clear_gradients(self) -> None:
-        self.layers.zero_grad(set_to_none=True)
+        batch, length, width = x_bsd.shape
+        parts_bs3he = qkv(norm1(x_bsd)).view(batch, length, 3, self.num_heads, -1)
+        q_bhse, k_bhse, v_bhse = parts_bs3he.permute(2, 0, 3, 1, 4)
+        mixed_bhse = functional.scaled_dot_product_attention(q_bhse, k_bhse, v_bhse, is_causal=True)
+        x_bsd = x_bsd + project(mixed_bhse.transpose(1, 2).reshape(batch, length, width))
+        out_bsd: Tensor = x_bsd + down(functional.gelu(up(norm2(x_bsd))))
+        return out_bsd

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from motley.cli.output import print_json, say
-from motley.cluster import Cluster, load_cluster, parse_cluster
+from motley.cli.probing import measure
+from motley.cluster import Cluster, load_cluster
 from motley.errors import StorageError
 from motley.plan.plan import Plan
 from motley.plan.search import search
@@ -43,10 +44,5 @@ def cluster_for(path: Path | None) -> Cluster:
     """The cluster of the file; without one, this machine's chips, measured now."""
     if path is not None:
         return load_cluster(path)
-    import tomllib
-
-    from motley.chips.probe import cluster_toml, probe
-
     say("No cluster given: measuring this machine.")
-    result = probe(say)
-    return parse_cluster(tomllib.loads(cluster_toml("this-machine", result)), "probe")
+    return measure()[1]

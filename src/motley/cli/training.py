@@ -8,20 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from motley.chips.chip import Chip, Link
 from motley.cli.output import print_json, say
 from motley.cli.planning import cluster_for, show_plan
-from motley.cluster import Cluster, load_cluster
+from motley.cluster import load_cluster
 from motley.errors import InputError
 from motley.plan.plan import load_plan
 from motley.recipe import load_recipe
+from motley.report.history import RunHistory
 from motley.report.live import follow
-from motley.report.summary import summary_json
+from motley.report.summary import summary_dict
 from motley.train.folder import RunFolder
 from motley.train.launch import Job, start
 from motley.train.prepare import new_run, next_run_path, resume_run
-
-__all__ = ["Chip", "Cluster", "Link", "run"]
 
 
 def run(
@@ -38,13 +36,17 @@ def run(
     say(f"Training in {folder.path}. Ctrl-C saves and stops.")
     job = start(folder)
     with _stopping(job):
-        follow(folder.events, lambda: not job.is_running, quiet=as_json)
+        if as_json:
+            while not job.wait(1.0):
+                pass
+        else:
+            follow(folder.events, lambda: not job.is_running)
     failure = job.failure()
     if failure is not None:
         failure.remedy = failure.remedy.replace("RUN", str(folder.path))
         raise failure
     if as_json:
-        print_json(summary_json(folder.path))
+        print_json(summary_dict(RunHistory.load(folder.path)))
     else:
         say(f"Done. See it: motley report {folder.path}")
 

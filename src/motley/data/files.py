@@ -141,7 +141,7 @@ def _walk(root: Path, excluded: set[str]) -> list[str]:
     def refuse(cause: OSError) -> None:
         raise cause
 
-    names = []
+    names: list[str] = []
     with reading(root):
         for folder, folders, files in os.walk(root, onerror=refuse):
             folders[:] = [
@@ -150,9 +150,11 @@ def _walk(root: Path, excluded: set[str]) -> list[str]:
                 if not name.startswith(".") and name != "__pycache__" and name not in excluded
             ]
             below = Path(folder).relative_to(root)
-            for name in files:
-                if not name.startswith(".") and os.path.isfile(os.path.join(folder, name)):
-                    names.append((below / name).as_posix())
+            names += [
+                (below / name).as_posix()
+                for name in files
+                if not name.startswith(".") and os.path.isfile(os.path.join(folder, name))
+            ]
     return sorted(names)
 
 

@@ -43,8 +43,8 @@ class SplitIndex:
     """Tokens of each shard."""
 
     def __post_init__(self) -> None:
-        if not self.shard_tokens or min(self.shard_tokens) < 1:
-            raise ValueError("shard_tokens: a split has tokens in each shard")
+        if min(self.shard_tokens, default=0) < 1 or sum(self.shard_tokens) < 2:
+            raise ValueError("shard_tokens: needs a token in each shard, and two in all")
 
 
 @dataclass(frozen=True, kw_only=True)

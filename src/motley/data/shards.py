@@ -248,6 +248,11 @@ def _write_shards(job: _Job, table: NDArray[np.float64]) -> tuple[dict[str, Spli
             num_documents[split] += 1
             num_bytes[split] += document.num_bytes
             bytes_exact = bytes_exact and bool(table[ids].sum() == document.num_bytes)
+    if any(sum(writer.counts) <= num_documents[split] for split, writer in writers.items()):
+        raise TokenizerError(
+            "The tokenizer makes no tokens of the corpus.",
+            remedy="Check that data.tokenizer fits the language of the text.",
+        )
     splits = {
         split: SplitIndex(
             num_documents=num_documents[split],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from motley.chips.chip import Chip, Link
 from motley.cluster import LOOPBACK, Cluster
@@ -23,11 +24,11 @@ class ChipClasses:
     members: tuple[tuple[Chip, ...], ...]
     links: tuple[tuple[Link, ...], ...]
 
-    @property
+    @cached_property
     def totals(self) -> Counts:
         return tuple(len(chips) for chips in self.members)
 
-    @property
+    @cached_property
     def representatives(self) -> tuple[Chip, ...]:
         return tuple(chips[0] for chips in self.members)
 
@@ -35,7 +36,7 @@ class ChipClasses:
         """The link between a chip of one class and another chip of the same or another class."""
         return self.links[first][second]
 
-    @property
+    @cached_property
     def uniform(self) -> bool:
         """All links that a plan can use take the same time, and all chips the same format."""
         speeds = {

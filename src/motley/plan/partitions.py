@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from motley.plan.classes import Counts
 from motley.plan.evaluate import Evaluator, ReplicaChoice, Split
-from motley.plan.pipelines import Shape, shape_samples, shape_seconds
-from motley.plan.sync import all_reduce_seconds
+from motley.plan.shapes import MAX_REPLICAS_TOLD_APART, Shape
 
 GRID = 1.002
 """Ratio of neighbouring times at which the samples of a set of chips are worked out."""
@@ -41,32 +40,16 @@ class Partitions:
         self.shapes = shapes
         self.sets = sorted(shapes, reverse=True)
         self.ideal_s = ideal_s
-        self._capacity: dict[tuple[Counts, int], tuple[int, Shape]] = {}
-        self._tails = [self._tail_s(count) for count in range(sum(totals) + 1)]
+        self._capacity: dict[tuple[Counts, int, int], tuple[int, Shape]] = {}
 
-    def _tail_s(self, num_replicas: int) -> float:
-        """Least time of the last gradients' exchange, which no backward pass can hide."""
-        if num_replicas < 2:
-            return 0.0
-        indices = range(len(self.totals))
-        parameters = sum(
-            group.num_parameters for group in self.evaluator.groups if min(group.layers) == 0
-        )
-        fastest = min(
-            all_reduce_seconds(parameters, (0, 1), lambda *_: self.evaluator.link(a, b))
-            for a in indices
-            for b in indices
-        )
-        return fastest * 2 * (num_replicas - 1) / num_replicas
-
-    def capacity(self, used: Counts, step: int) -> tuple[int, Shape]:
+    def capacity(self, used: Counts, step: int, num_replicas: int) -> tuple[int, Shape]:
         """Samples that a set of chips can compute by a time of the grid, and its shape for that."""
-        key = (used, step)
+        key = (used, step, min(num_replicas, MAX_REPLICAS_TOLD_APART))
         found = self._capacity.get(key)
         if found is None:
             seconds = self.ideal_s * GRID**step
             best, shape = max(
-                ((shape_samples(shape, seconds), shape) for shape in self.shapes[used]),
+                ((shape.samples(seconds, num_replicas), shape) for shape in self.shapes[used]),
                 key=lambda pair: pair[0],
             )
             found = self._capacity[key] = min(int(best + 1e-9), self.evaluator.global_batch), shape
@@ -81,26 +64,21 @@ class Partitions:
     def promising(self, best_s: float) -> list[Promise]:
         """Splits that may take less than `best_s`, the most promising first."""
         found = []
-        batch = self.evaluator.global_batch
         last = self._grid_step(best_s)
-        for members in self._reaching(best_s):
-            step = self._first_step(members, last, batch)
+        for members in self._reaching(last):
+            step = self._first_step(members, last)
             if step is not None:
-                split = self._share_out(members, step, batch)
-                seconds = self.ideal_s * GRID ** (step - 1) + self._tails[len(members)]
-                found.append(Promise(seconds, split))
+                seconds = self.ideal_s * GRID ** (step - 1)
+                found.append(Promise(seconds, self._share_out(members, step)))
         return sorted(found, key=lambda promise: (promise.time_s, promise.split))
 
-    def _reaching(self, best_s: float) -> Iterator[tuple[Counts, ...]]:
+    def _reaching(self, step: int) -> Iterator[tuple[Counts, ...]]:
+        """Sets of replicas that together can compute the batch by a time of the grid."""
         batch = self.evaluator.global_batch
-        steps = [self._grid_step(best_s - tail) for tail in self._tails]
         for used in self.sets:
-            if self.capacity(used, steps[1])[0] >= batch:
+            if self.capacity(used, step, 1)[0] >= batch:
                 yield (used,)
-        if sum(self.totals) < 2 or best_s <= self._tails[2]:
-            return
-        step = steps[2]
-        useful = [(used, self.capacity(used, step)[0]) for used in self.sets]
+        useful = [(used, self.capacity(used, step, 2)[0]) for used in self.sets]
         useful = [(used, samples) for used, samples in useful if samples]
         bound = _Bound(useful)
 
@@ -109,6 +87,8 @@ class Partitions:
         ) -> Iterator[tuple[Counts, ...]]:
             if missing <= 0 and len(members) > 1:
                 yield members
+            if len(members) == batch:
+                return
             for index in range(begin, len(useful)):
                 used, samples = useful[index]
                 rest = _minus(left, used)
@@ -117,11 +97,12 @@ class Partitions:
 
         yield from extend((), 0, self.totals, batch)
 
-    def _first_step(self, members: tuple[Counts, ...], last: int, batch: int) -> int | None:
+    def _first_step(self, members: tuple[Counts, ...], last: int) -> int | None:
         """The earliest time of the grid by which the members can compute the whole batch."""
+        count, batch = len(members), self.evaluator.global_batch
 
         def reaches(step: int) -> bool:
-            samples = [self.capacity(used, step)[0] for used in members]
+            samples = [self.capacity(used, step, count)[0] for used in members]
             return min(samples) > 0 and sum(samples) >= batch
 
         if not reaches(last):
@@ -135,20 +116,21 @@ class Partitions:
                 low = middle + 1
         return low
 
-    def _share_out(self, members: tuple[Counts, ...], step: int, batch: int) -> Split:
+    def _share_out(self, members: tuple[Counts, ...], step: int) -> Split:
         """Gives each member what it can do by then, less what is too much for all together."""
-        chosen = [self.capacity(used, step) for used in members]
-        samples = [count for count, _ in chosen]
+        count, batch = len(members), self.evaluator.global_batch
+        chosen = [self.capacity(used, step, count) for used in members]
+        samples = [most for most, _ in chosen]
         while sum(samples) > batch:
             slowest = max(
-                (index for index, count in enumerate(samples) if count > 1),
-                key=lambda index: shape_seconds(chosen[index][1], samples[index]),
+                (index for index, share in enumerate(samples) if share > 1),
+                key=lambda index: chosen[index][1].seconds(samples[index], count),
             )
-            samples[slowest] -= max(1, (sum(samples) - batch) // (2 * len(samples)))
-            samples[slowest] = max(samples[slowest], 1)
+            less = max(1, (sum(samples) - batch) // (2 * count))
+            samples[slowest] = max(samples[slowest] - less, 1)
         return tuple(
-            ReplicaChoice(shape.stages, min(shape.micro_batch_size, count), count)
-            for (_, shape), count in zip(chosen, samples, strict=True)
+            ReplicaChoice(shape.stages, min(shape.micro_batch_size, share), share)
+            for (_, shape), share in zip(chosen, samples, strict=True)
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from motley.plan.classes import Counts
 from motley.plan.evaluate import Evaluator, ReplicaChoice, Split, StageChoice
-from motley.plan.pipelines import Shape
+from motley.plan.shapes import Shape
 
 TOLERANCE = 1e-9
 """Relative; differences below are rounding."""

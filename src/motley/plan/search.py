@@ -9,7 +9,7 @@ pass gives a time that the second pass need not look beyond.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from motley.chips.chip import Chip
@@ -17,18 +17,22 @@ from motley.cluster import Cluster
 from motley.errors import ClusterError, nearest
 from motley.plan.build import build_plan
 from motley.plan.classes import ChipClasses, Counts, chip_classes
-from motley.plan.evaluate import Evaluator, Split
+from motley.plan.evaluate import Evaluator, Split, StageChoice
 from motley.plan.partitions import Partitions
-from motley.plan.pipelines import PipelineSearch, Shape, shape_seconds
+from motley.plan.pipelines import Goal, PipelineSearch
 from motley.plan.plan import Plan
 from motley.plan.reasons import explain_choice, explain_rejected, no_plan
 from motley.plan.refine import LARGER_MICRO_BATCH, Refiner, micro_batch_sizes
+from motley.plan.shapes import Shape, ShapeMaker
 from motley.recipe import Recipe
 
 EQUAL = 1e-6
 """Relative difference of step times below which the simpler plan is taken."""
 
 KEPT_ALTERNATIVES = 3
+
+TYPICAL_EXCHANGE = 4 / 3
+"""Weight of the gradients' exchange among three replicas, 2(n-1)/n."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,18 @@ def effort_for(evaluator: Evaluator, classes: ChipClasses) -> Effort:
     states = sets * evaluator.num_layers * (1 if classes.uniform else len(classes.totals))
     batch = evaluator.global_batch
     if states <= 1000:
-        return Effort(6, tuple(micro_batch_sizes(batch)[:12]), 8, 40, 4000, 32, 2000)
+        return Effort(6, _spread(batch, 8), 6, 40, 4000, 32, 2000)
     if states <= 8000:
-        return Effort(3, _powers(batch, 2)[:6], 5, 24, 2500, 16, 1000)
-    return Effort(2, _powers(batch, 4)[:3], 3, 12, 1500, 8, 600)
+        return Effort(3, _spread(batch, 4), 4, 24, 2500, 16, 1000)
+    return Effort(2, _spread(batch, 3), 3, 12, 1500, 8, 600)
 
 
-def _powers(limit: int, base: int) -> tuple[int, ...]:
-    count = 1 + int(math.log(limit, base) + 1e-9)
-    return tuple(base**power for power in range(count))
+def _spread(most: int, count: int) -> tuple[int, ...]:
+    """Up to `count` sizes from 1 up, in even ratios of at most four."""
+    if most <= count:
+        return tuple(range(1, most + 1))
+    ratio = min(4.0, most ** (1 / count))
+    return tuple(sorted({round(ratio**index) for index in range(count)}))
 
 
 def search(recipe: Recipe, cluster: Cluster, *, only: Collection[str] | None = None) -> Plan:
@@ -113,6 +120,7 @@ class _Search:
     def __init__(self, evaluator: Evaluator, classes: ChipClasses) -> None:
         self.evaluator = evaluator
         self.classes = classes
+        self.maker = ShapeMaker(evaluator)
         self.effort = effort_for(evaluator, classes)
         flops = sum(evaluator.sample_flops())
         self.flops = flops * evaluator.global_batch
@@ -123,43 +131,64 @@ class _Search:
     def run(self) -> list[Split]:
         effort = self.effort
         rough = self._shapes(Effort(1, effort.sizes[:1], 1, 4, 60, 4, 100), math.inf)
-        best, _ = self._visit(rough, math.inf, 60)
+        best = self._visit(rough, math.inf, 60)
         limit = best[0][0] * 1.0001 if best else math.inf
         shapes = self._shapes(effort, limit)
         for used, listed in rough.items():
             shapes.setdefault(used, []).extend(listed)
-        visited, _ = self._visit(shapes, limit, effort.most_partitions)
+        visited = self._visit(shapes, limit, effort.most_partitions)
         return self._choose(sorted(best + visited), shapes)
 
     def _shapes(self, effort: Effort, limit_s: float) -> dict[Counts, list[Shape]]:
         """Pipelines by the chips they use, the fastest first."""
         found: dict[Counts, set[Shape]] = {}
         slack = self.speed - self.flops / limit_s
-        batch = self.evaluator.global_batch
-        for size in effort.sizes:
-            most = -(-batch // size)
-            for count in _probes(most, effort.max_probes):
-                search = PipelineSearch(
-                    self.evaluator, self.classes, size, count, effort.beam, slack
-                )
-                for used, shape in search.run():
-                    found.setdefault(used, set()).add(shape)
+        for size, count, exchange in self._goals(effort):
+            goal = Goal(size, count, exchange, effort.beam, slack, limit_s)
+            search = PipelineSearch(self.evaluator, self.classes, self.maker, goal)
+            for used, shape in search.run():
+                found.setdefault(used, set()).add(shape)
+        for used, shape in self._single_stages():
+            found.setdefault(used, set()).add(shape)
         return {
-            used: sorted(shapes, key=lambda shape: (self._shape_s(used, shape), shape))[
-                : effort.most_shapes
-            ]
-            for used, shapes in found.items()
+            used: self._fastest(used, shapes, effort.most_shapes) for used, shapes in found.items()
         }
 
-    def _shape_s(self, used: Counts, shape: Shape) -> float:
+    def _single_stages(self) -> Iterator[tuple[Counts, Shape]]:
+        """Each chip that holds the whole model alone, with every micro-batch size that fits.
+
+        Nothing waits for a first micro-batch there, and a long last backward hides the exchange.
+        """
+        num_layers, num_classes = self.evaluator.num_layers, len(self.classes.totals)
+        for chip in range(num_classes):
+            stage = StageChoice(chip, 0, num_layers)
+            used = tuple(int(index == chip) for index in range(num_classes))
+            for size in micro_batch_sizes(self.evaluator.global_batch):
+                if self.evaluator.recompute(stage, 1, size) is not None:
+                    yield used, self.maker.shape((stage,), size, 1)
+
+    def _goals(self, effort: Effort) -> Iterator[tuple[int, int, float]]:
+        for size in effort.sizes:
+            most = -(-self.evaluator.global_batch // size)
+            for count in _probes(most, effort.max_probes):
+                yield size, count, 0.0
+                if sum(self.classes.totals) > 1 and effort.max_probes > 1:
+                    yield size, count, TYPICAL_EXCHANGE
+
+    def _fastest(self, used: Counts, shapes: set[Shape], most: int) -> list[Shape]:
+        """The fastest shapes of a set of chips, alone or among others, at a fair share."""
         speeds = zip(used, self.classes.representatives, strict=True)
         speed = sum(count * chip.training_flops_per_s for count, chip in speeds)
         share = max(1, round(self.evaluator.global_batch * speed / self.speed))
-        return shape_seconds(shape, share)
+        kept: dict[Shape, None] = {}
+        for num_replicas in (1, 3):
+            order = sorted(shapes, key=lambda each: (each.seconds(share, num_replicas), each))
+            kept.update(dict.fromkeys(order[: most // 2]))
+        return list(kept)
 
     def _visit(
         self, shapes: dict[Counts, list[Shape]], limit_s: float, most: int
-    ) -> tuple[list[tuple[float, Split]], bool]:
+    ) -> list[tuple[float, Split]]:
         """Simulates promising partitions; times and splits."""
         partitions = Partitions(self.evaluator, self.classes.totals, shapes, self.ideal_s)
         if limit_s == math.inf:
@@ -172,14 +201,12 @@ class _Search:
             if seconds is not None:
                 found.append((seconds, promise.split))
                 limit_s = min(limit_s, seconds)
-        return found, True
+        return found
 
     def _slowest_s(self, shapes: dict[Counts, list[Shape]]) -> float:
         """A time that the best single replica keeps."""
         batch = self.evaluator.global_batch
-        times = [
-            shape_seconds(shape, batch) for listed in shapes.values() for shape in listed
-        ]
+        times = [shape.seconds(batch, 1) for listed in shapes.values() for shape in listed]
         return 1.01 * min(times, default=self.ideal_s)
 
     def _choose(

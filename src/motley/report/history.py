@@ -34,6 +34,9 @@ from motley.units import duration, size
 
 T = TypeVar("T")
 
+BEFORE_THE_START = frozenset({"run_started", "message", "chip_lost", "run_finished"})
+"""Events of a run whose processes could not be started, until it is tried again."""
+
 State = Literal["running", "done", "stopped", "failed"]
 """A run that says nothing of its end is "running": it may also have been killed."""
 
@@ -95,6 +98,14 @@ class RunHistory:
         return self.steps[-1].step if self.steps else self.segments[-1].resumed_from or 0
 
     @property
+    def failure(self) -> str:
+        """What was said just before the run failed; empty if it did not fail or nothing was."""
+        if self.state != "failed" or len(self.notices) < 2:
+            return ""
+        *_, before, _ = self.notices
+        return before.text if before.kind == "message" else ""
+
+    @property
     def num_steps(self) -> int | None:
         """Steps that the recipe asks for, if it says."""
         schedule = self.recipe.get("schedule")
@@ -148,7 +159,7 @@ class HistoryBuilder:
         """Take the next event; `RunFolderError` if it makes no sense. Unknown events pass."""
         self._num_events += 1
         name = event.get("event", "")
-        if not self._segments and name != "run_started":
+        if not self._segments and name not in BEFORE_THE_START:
             raise RunFolderError(
                 f"event {self._num_events} ('{name}') comes before any 'run_started'.",
                 remedy="Name the folder of a run that 'motley train' has made.",
@@ -173,7 +184,10 @@ class HistoryBuilder:
     def history(self) -> RunHistory:
         """The history so far; `RunFolderError` before the run has started."""
         if not self._segments:
-            raise RunFolderError("no run has started here.", remedy="Start one: 'motley train'.")
+            said = "".join(f" {notice.text}" for notice in self._notices[:1])
+            raise RunFolderError(
+                f"the run has not started.{said}", remedy="Start it with 'motley train'."
+            )
         return RunHistory(
             run=self._run,
             recipe=self._recipe,
@@ -215,6 +229,8 @@ class HistoryBuilder:
         self._say(event, f"{said} on {plural(len(chips), 'chip')}{again}")
 
     def _see(self, time: float) -> None:
+        if not self._segments:
+            return
         segment = self._segments[-1]
         if time > segment.last_seen:
             self._segments[-1] = replace(segment, last_seen=time)
@@ -248,7 +264,8 @@ class HistoryBuilder:
         elif name == "checkpoint_failed":
             self._say(event, text(event, "reason"), is_problem=True)
         elif name == "chip_lost":
-            lost = f"{text(event, 'chip')} (rank {text(event, 'rank')}): {text(event, 'reason')}"
+            rank = "" if event.get("rank") is None else f" (rank {event['rank']})"
+            lost = f"{text(event, 'chip')}{rank}: {text(event, 'reason')}"
             self._say(event, lost, is_problem=True)
 
     def _say(self, event: Event, said: str, *, is_problem: bool = False) -> None:

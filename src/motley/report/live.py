@@ -23,6 +23,7 @@ from motley.report.records import Notice
 from motley.report.terminal import (
     chip_table,
     loss_now,
+    notice_text,
     plain_line,
     progress_text,
     sparkline,
@@ -118,14 +119,6 @@ def _notice_line(notice: Notice) -> Text:
     return line
 
 
-def notice_text(notice: Notice) -> str:
-    """ "chip lost at step 27: mac (rank 2): killed"; a message is itself."""
-    if notice.kind == "message":
-        return notice.text
-    at = "" if notice.step is None else f" at step {notice.step}"
-    return f"{notice.kind.replace('_', ' ')}{at}: {notice.text}"
-
-
 def follow(
     path: Path,
     stop: Callable[[], bool],
@@ -166,7 +159,7 @@ def _follow_plain(
         for event in events:
             builder.add(event)
             is_told = event["event"] in ("step", *SHOWN_KINDS, "run_started", "validation")
-            if not is_old and is_told:
+            if not is_old and is_told and builder.has_started:
                 lines.take(event["event"], builder.history())
         is_old = False
         for line in lines.drain():

@@ -15,7 +15,7 @@ from pathlib import Path
 from motley.errors import StorageError
 from motley.report.bars import memory_section, time_section
 from motley.report.figures import RunFigures, run_figures
-from motley.report.history import RunHistory, State
+from motley.report.history import RunHistory
 from motley.report.loss_chart import loss_section
 from motley.report.markup import Child, Markup, join, tag
 from motley.report.tables import (
@@ -27,20 +27,13 @@ from motley.report.tables import (
     time_text,
 )
 from motley.report.timeline_chart import timeline_section
-from motley.report.words import loss_text, plural, shown
+from motley.report.words import STATE_WORDS, loss_text, plural, shown
 from motley.units import Source, duration, percent, si
 
 REPORT_FILE = "report.html"
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses any network request of the page."""
-
-STATE_WORDS: dict[State, str] = {
-    "running": "not finished",
-    "done": "done",
-    "stopped": "stopped",
-    "failed": "failed",
-}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -229,9 +222,9 @@ def _model(history: RunHistory) -> str:
 
 def _alerts(history: RunHistory, figures: RunFigures) -> Markup | None:
     said = [notice.text for notice in history.notices if notice.kind == "chip_lost"]
-    alerts = [f"Chip lost: {text}." for text in said]
+    alerts = [f"Chip lost: {text}" for text in said]
     if history.state == "failed":
-        alerts.append(f"The run failed after step {history.last_step}.")
+        alerts.append(f"The run failed after step {history.last_step}. {history.failure}")
     if history.state == "running":
         last = time_text(history.segments[-1].last_seen)
         alerts.append(f"The run has not finished. It was last seen at {last}.")

@@ -134,11 +134,12 @@ def text(table: Mapping[str, Any], key: str) -> str:
 
 def chip_facts(table: Mapping[str, Any]) -> ChipFacts:
     first, last = table.get("layers") or (0, 0)
-    source = text(table, "source")
+    emulated = bool(table.get("emulated"))
+    source = "emulated" if emulated else text(table, "source")
     return ChipFacts(
         name=text(table, "name"),
         kind=text(table, "kind"),
-        emulated=bool(table.get("emulated")),
+        emulated=emulated,
         peak_source=cast(Source, source) if source in SOURCES else "quoted",
         rank=int(table.get("rank") or 0),
         replica=int(table.get("replica") or 0),

@@ -12,13 +12,11 @@ from rich.text import Text
 
 from motley.report.figures import ChipFigures, RunFigures, TimeSplit, run_figures
 from motley.report.history import RunHistory
-from motley.report.live import notice_text
-from motley.report.terminal import chip_table, progress_text
-from motley.report.words import loss_text, plural, shown
+from motley.report.terminal import chip_table, notice_text, progress_text
+from motley.report.words import STATE_WORDS, loss_text, plural, shown
 from motley.units import Source, duration, percent, si
 
 MOST_PROBLEMS = 5
-STATES = {"running": "not finished", "done": "done", "stopped": "stopped", "failed": "failed"}
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,14 @@ class _Chips:
 def summary(history: RunHistory) -> RenderableType:
     """The run's figures, its chips, and what went wrong, for a terminal."""
     figures = run_figures(history)
-    title = Text.assemble((history.run, "bold"), f"  {STATES[history.state]}, ")
+    title = Text.assemble((history.run, "bold"), f"  {STATE_WORDS[history.state]}, ")
     title.append(f"{progress_text(history)}, {plural(len(figures.chips), 'chip')}")
     parts: list[RenderableType] = [title, Text(), _facts(history, figures)]
     if figures.chips:
         parts += [Text(), _Chips(figures)]
     problems = [notice_text(notice) for notice in history.notices if notice.is_problem]
-    said = [*figures.warnings, *problems[-MOST_PROBLEMS:]]
+    why = [history.failure] if history.failure else []
+    said = [*figures.warnings, *problems[-MOST_PROBLEMS:], *why]
     if said:
         parts += [Text(), *[Text(line, style="red") for line in said]]
     return Group(*parts)

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 VIEW = 1000
 """Width and height of the coordinates that paths are written in."""
 
+LARGEST = 1e100
+"""Values beyond this are drawn at the edge: no axis can name them."""
+
 Point = tuple[float, float]
 """(x, y); a y that is not finite is a gap."""
 
@@ -27,14 +30,15 @@ class Scale:
 
     @classmethod
     def over(cls, values: Iterable[float], *, is_log: bool = False, margin: float = 0.0) -> Scale:
-        """A scale that holds all finite values with a margin; [0, 1] ([1, 10]) if none is."""
-        finite = [value for value in values if math.isfinite(value) and not (is_log and value <= 0)]
-        if not finite:
+        """A scale that holds the values with a margin; [0, 1] ([1, 10]) if none is."""
+        lowest = 1 / LARGEST if is_log else -LARGEST
+        drawn = [value for value in values if lowest <= value <= LARGEST]
+        if not drawn:
             return cls(1.0, 10.0, True) if is_log else cls(0.0, 1.0)
-        low, high = min(finite), max(finite)
+        low, high = min(drawn), max(drawn)
         if is_log:
-            widen = max((high / low) ** margin, 1.0 if high > low else 1.1)
-            return cls(max(low / widen, 5e-324), min(high * widen, 1e300), True)
+            widen = (high / low) ** margin if high > low else 1.1
+            return cls(low / widen, high * widen, True)
         widen = (high - low) * margin if high > low else max(abs(low) * 0.05, 1e-9)
         return cls(low - widen, high + widen)
 
@@ -46,16 +50,26 @@ class Scale:
             return 0.5
         value = min(max(value, self.low), self.high)
         if self.is_log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
+            low, high = math.log(self.low), math.log(self.high)
+            return (math.log(value) - low) / (high - low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self, most: int = 6) -> list[float]:
         """At most `most` round values inside the scale, ascending."""
-        if self.is_log and self.high / self.low >= 20:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            inside = [10.0**n for n in decades if self.low <= 10.0**n <= self.high]
-            return inside[:: -(-len(inside) // most)] if inside else []
+        if self.is_log and self.high / self.low >= 5:
+            return _log_ticks(self.low, self.high, most)
         return _even_ticks(self.low, self.high, most)
+
+
+def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    """1, 2 and 5 in each decade, or decades only, or some of those."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 5), (1,)):
+        ticks = [factor * 10.0**power for power in decades for factor in factors]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) <= most:
+            return inside
+    return inside[:: -(-len(inside) // most)]
 
 
 def _even_ticks(low: float, high: float, most: int) -> list[float]:
@@ -65,9 +79,9 @@ def _even_ticks(low: float, high: float, most: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     for factor in (1, 2, 2.5, 5, 10, 20, 25, 50):
         step = factor * power
-        first, last = math.ceil(low / step), math.floor(high / step)
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if last - first + 1 <= most:
-            return [index * step for index in range(first, last + 1)]
+            return sorted({index * step for index in range(first, last + 1)})
     return []
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from motley.report.figures import ChipFigures, RunFigures
 from motley.report.history import RunHistory
+from motley.report.records import Notice
 from motley.report.svg import Scale
 from motley.report.words import layers_text, loss_text, shown, stage_text
 from motley.units import duration, percent, si, size
@@ -111,6 +112,14 @@ def plain_line(history: RunHistory, figures: RunFigures) -> str:
     """The run in one line, for a log or a narrow terminal."""
     parts = (progress_text(history), loss_now(history), speed_text(figures))
     return " · ".join(part for part in parts if part)
+
+
+def notice_text(notice: Notice) -> str:
+    """ "chip lost at step 27: mac (rank 2): killed"; a message is itself."""
+    if notice.kind == "message":
+        return notice.text
+    at = "" if notice.step is None else f" at step {notice.step}"
+    return f"{notice.kind.replace('_', ' ')}{at}: {notice.text}"
 
 
 def sparkline(values: Sequence[float], width: int = 16) -> str:

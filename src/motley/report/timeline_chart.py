@@ -103,9 +103,8 @@ def _row(
     drawn: list[Markup] = []
     for source, spans in (("predicted", predicted), (chip.source, measured)):
         lane = LANES["predicted" if source == "predicted" else "measured"]
-        for span in spans:
-            if span.chip == chip.name:
-                drawn.append(_span(span, source, scale, *lane))
+        own = [span for span in spans if span.chip == chip.name]
+        drawn += [_span(span, source, scale, *lane) for span in own]
     lanes = tag(
         "svg", *drawn, class_="lanes", height=HEIGHT, role="img", aria_label=_in_words(chip, drawn)
     )

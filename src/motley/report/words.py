@@ -9,6 +9,14 @@ from motley.report.records import ChipFacts
 
 UNKNOWN = "unknown"
 
+STATE_WORDS = {
+    "running": "not finished",
+    "done": "done",
+    "stopped": "stopped",
+    "failed": "failed",
+}
+"""The state of a run that is looked at from outside: it may run on or have been killed."""
+
 
 def shown(value: float | None, write: Callable[[float], str], unknown: str = UNKNOWN) -> str:
     """`write(value)`, or the word for a figure that nobody knows."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from motley.errors import LaunchError, MotleyError
 from motley.events import EventLog, read_events
@@ -55,9 +56,10 @@ class Job:
         try:
             codes = {int(rank): code for rank, code in json.loads(path.read_text()).items()}
         except (OSError, ValueError):
+            last_words = _last_line(self.folder.logs / "agent.log")
             return LaunchError(
-                f"the run's processes ended with code {self.process.returncode}.",
-                remedy=f"See {self.folder.logs}.",
+                f"the run's processes could not be started: {last_words}",
+                remedy=f"See {self.folder.logs / 'agent.log'}.",
             )
         error = explain(self.folder.failures, self.folder.plan(), codes, last_step(self.folder))
         self._record(error)
@@ -89,6 +91,14 @@ def start(folder: RunFolder) -> Job:
             start_new_session=True,
         )
     return Job(folder, process)
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as cause:
+        return str(cause)
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
 def last_step(folder: RunFolder) -> int:

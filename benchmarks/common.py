@@ -1,0 +1,123 @@
+"""What the benchmarks share: running a plan for real, and reading off what it gave."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from motley.cluster import Cluster
+from motley.data import PreparedData
+from motley.events import read_events
+from motley.plan.plan import Plan
+from motley.recipe import Recipe
+from motley.train.folder import RunFolder, create_run_folder
+from motley.train.launch import start
+from motley.train.prepare import prepare_data
+
+WARM_UP_STEPS = 1
+"""Steps at the begin that are not counted: buffers are made, connections are opened."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished run. Figures of emulated chips are emulated."""
+
+    step_s: float
+    """Median."""
+    tokens_per_s: float
+    validations: tuple[tuple[float, float, float], ...]
+    """(seconds from the first step's begin, step, loss)."""
+
+
+def say(text: str) -> None:
+    """Progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def prepared(recipe: Recipe) -> tuple[Recipe, PreparedData]:
+    """The recipe with its vocabulary, and its token shards."""
+    return prepare_data(recipe, lambda text: None)
+
+
+def run_plan(recipe: Recipe, cluster: Cluster, plan: Plan, data: PreparedData) -> Measured:
+    """Trains for the recipe's steps under the plan, in real processes; raises if that fails."""
+    with tempfile.TemporaryDirectory(prefix="motley-benchmark-") as base:
+        folder = create_run_folder(Path(base) / "run")
+        folder.write(recipe, cluster, plan, data.folder)
+        job = start(folder)
+        try:
+            while not job.wait(1.0):
+                pass
+        finally:
+            job.kill()
+        failure = job.failure()
+        if failure is not None:
+            raise failure
+        return _read(folder, recipe)
+
+
+def _read(folder: RunFolder, recipe: Recipe) -> Measured:
+    events = read_events(folder.events)
+    every = recipe.validation.every_steps
+    steps = [
+        event
+        for event in events
+        if event["event"] == "step"
+        and event["step"] > WARM_UP_STEPS
+        and (event["step"] - 1) % every  # a validation before it takes over its optimizer's time
+    ]
+    step_s = statistics.median(event["step_s"] for event in steps)
+    tokens = statistics.median(event["tokens"] for event in steps)
+    first = next(event for event in events if event["event"] == "step")
+    begin = first["time"] - first["step_s"]
+    return Measured(
+        step_s=step_s,
+        tokens_per_s=tokens / step_s,
+        validations=tuple(
+            (event["time"] - begin, event["step"], event["loss"])
+            for event in events
+            if event["event"] == "validation"
+        ),
+    )
+
+
+def only(cluster: Cluster, name: str) -> Cluster:
+    """The cluster of one of its chips."""
+    return cluster.without({chip.name for chip in cluster.chips} - {name})
+
+
+def with_memory(cluster: Cluster, memory_bytes: int) -> Cluster:
+    """The cluster with every chip's memory limit lifted to `memory_bytes`."""
+    chips = tuple(
+        dataclasses.replace(chip, memory_bytes=max(memory_bytes, chip.memory_bytes))
+        for chip in cluster.chips
+    )
+    return dataclasses.replace(cluster, chips=chips)
+
+
+def with_steps(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe cut to that many steps."""
+    return dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, steps=steps))
+
+
+def origin() -> dict[str, Any]:
+    """Where and with what a result was made."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    import torch
+
+    return {
+        "commit": commit.stdout.strip() or "unknown",
+        "command": " ".join(["python", *sys.argv]),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cores": torch.get_num_threads(),
+    }

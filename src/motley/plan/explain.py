@@ -1,0 +1,118 @@
+"""A plan as people read it: tables for the terminal, and the same figures as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from motley.cluster import Cluster
+from motley.plan.plan import Placement, Plan
+from motley.plan.reasons import speed_shares, work_shares
+from motley.recipe import Recipe
+from motley.units import duration, percent, si, size
+
+NEARLY_FULL = 0.95
+"""Memory use above this share is coloured."""
+
+
+def render(plan: Plan, recipe: Recipe, cluster: Cluster) -> RenderableType:
+    """The chosen split, its reasons, and what lost against it; fits 80 columns."""
+    parts: list[RenderableType] = [_headline(plan, recipe), "", _chip_table(plan, recipe, cluster)]
+    if plan.reasons:
+        parts += ["", Text("Why", style="bold"), *_listed(plan.reasons)]
+    if plan.rejected:
+        parts += ["", Text("Rejected", style="bold"), _rejected_table(plan)]
+    return Group(*parts)
+
+
+def to_json(plan: Plan, recipe: Recipe, cluster: Cluster) -> dict[str, Any]:
+    """The plan's own fields, and each chip's shares of work and speed."""
+    work, speed = work_shares(plan, recipe), speed_shares(cluster.chips)
+    return {
+        **plan.to_dict(),
+        "source": "predicted",
+        "chips": {
+            chip.name: {
+                "work_share": work.get(chip.name, 0.0),
+                "speed_share": speed[chip.name],
+                "source": chip.source,
+            }
+            for chip in cluster.chips
+        },
+    }
+
+
+def _headline(plan: Plan, recipe: Recipe) -> Text:
+    replicas = len(plan.replicas)
+    copies = "1 replica" if replicas == 1 else f"{replicas} replicas"
+    chips = "1 chip" if plan.world_size == 1 else f"{plan.world_size} chips"
+    return Text.assemble(
+        (f"{si(plan.tokens_per_s)} tokens/s", "bold"),
+        f", {duration(plan.step_s)} a step of {recipe.tokens_per_step} tokens (predicted): ",
+        f"{copies} on {chips}",
+    )
+
+
+def _chip_table(plan: Plan, recipe: Recipe, cluster: Cluster) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.add_column("chip", no_wrap=True, overflow="ellipsis", max_width=16)
+    table.add_column("layers", no_wrap=True)
+    table.add_column("samples", justify="right", no_wrap=True)
+    for title in ("work", "speed", "memory", "busy"):
+        table.add_column(title, justify="right", no_wrap=True)
+    work, speed = work_shares(plan, recipe), speed_shares(cluster.chips)
+    for placement in plan.placements():
+        stage = placement.stage
+        table.add_row(
+            Text(stage.chip, style="bold"),
+            _layers(placement),
+            _samples(placement) if placement.is_first else "",
+            percent(work[stage.chip]),
+            percent(speed[stage.chip]),
+            _memory(placement),
+            percent(stage.busy_share),
+            end_section=placement.is_last,
+        )
+    for name in plan.idle_chips:
+        table.add_row(Text(name, style="dim"), "idle", "", "", percent(speed[name]), "", "")
+    return table
+
+
+def _layers(placement: Placement) -> str:
+    stage = placement.stage
+    mark = " again" if stage.recompute else ""
+    return f"{stage.first_layer}-{stage.last_layer - 1}{mark}"
+
+
+def _samples(placement: Placement) -> str:
+    replica = placement.replica
+    if replica.num_samples == replica.micro_batch_size:
+        return str(replica.num_samples)
+    return f"{replica.num_samples} by {replica.micro_batch_size}"
+
+
+def _memory(placement: Placement) -> Text:
+    stage = placement.stage
+    full = stage.memory_bytes > NEARLY_FULL * stage.available_bytes
+    text = f"{size(stage.memory_bytes)} / {size(stage.available_bytes)}"
+    return Text(text, style="yellow" if full else "")
+
+
+def _listed(sentences: tuple[str, ...]) -> list[RenderableType]:
+    return [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in sentences]
+
+
+def _rejected_table(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 1), pad_edge=True, show_header=False)
+    table.add_column(ratio=3, overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(ratio=3, overflow="fold")
+    for rejected in plan.rejected:
+        step = "-" if rejected.step_s is None else duration(rejected.step_s)
+        table.add_row(rejected.split, step, rejected.reason)
+    return table

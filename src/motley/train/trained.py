@@ -1,0 +1,60 @@
+"""A trained model back from its run: for sampling, and for whatever else needs it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from motley.data import PreparedData, Tokenizer
+from motley.errors import CheckpointError, TokenizerError
+from motley.model.generate import generate
+from motley.model.transformer import Transformer, build_transformer
+from motley.train.checkpoint import load_state, newest_whole
+from motley.train.folder import RunFolder
+
+
+def load_model(folder: RunFolder, report: Callable[[str], None]) -> tuple[Transformer, Tokenizer]:
+    """The model of the newest whole checkpoint, fp32 on the CPU, and the run's tokenizer."""
+    newest = newest_whole(folder.checkpoints, report)
+    if newest is None:
+        raise CheckpointError(
+            f"{folder.path} has no whole checkpoint yet.",
+            remedy="Train until the first checkpoint is saved, or resume the run.",
+        )
+    path, progress = newest
+    data = PreparedData.load(folder.data_folder())
+    if data.tokenizer.digest != progress.tokenizer_digest:
+        raise TokenizerError(
+            f"the tokenizer in {data.folder} is not the one that the run was trained with.",
+            remedy=f"Resume the run once, which prepares its data again: --resume {folder.path}.",
+        )
+    recipe = folder.recipe()
+    model = build_transformer(recipe.model, seed=recipe.seed)
+    load_state(
+        path,
+        {f"parameter/{name}": tensor for name, tensor in model.state().items()},
+        distributed=False,
+    )
+    return model, data.tokenizer
+
+
+def write_text(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    num_tokens: int,
+    temperature: float,
+    seed: int,
+) -> str:
+    """What the model writes after `prompt`; the same for the same seed."""
+    start = tokenizer.encode(prompt) or [tokenizer.end_of_text]
+    generator = torch.Generator().manual_seed(seed)
+    tokens = generate(
+        list(model.layers), torch.tensor([start]), num_tokens, temperature, 50, generator
+    )
+    written = tokens[0, len(start) :].tolist()
+    if tokenizer.end_of_text in written:
+        written = written[: written.index(tokenizer.end_of_text)]
+    return tokenizer.decode(written)

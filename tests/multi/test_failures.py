@@ -1,0 +1,230 @@
+"""A chip that dies, runs out of memory, or is stopped by its user: one cause, and nothing lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+import jobs
+from motley.data import PreparedData
+from motley.errors import ChipLostError, ChipOutOfMemoryError, DivergedError
+from motley.events import EventTail
+from motley.recipe import Recipe
+from motley.train.checkpoint import newest_whole
+from motley.train.folder import RunFolder
+from motley.train.launch import Job, start
+from motley.train.prepare import resume_run
+
+LONG = 100_000
+
+
+def endless(recipe: Recipe) -> Recipe:
+    """Would train for hours, with a checkpoint every few steps."""
+    return dataclasses.replace(
+        recipe,
+        schedule=dataclasses.replace(recipe.schedule, steps=LONG),
+        checkpoint=dataclasses.replace(recipe.checkpoint, every_steps=5),
+    )
+
+
+def three_replicas(path: Path, small: tuple[Recipe, PreparedData]) -> RunFolder:
+    recipe, data = endless(small[0]), small[1]
+    cluster = jobs.cluster("fp32", "fp32", "fp32")
+    plan = jobs.plan_of(
+        recipe, cluster, (((0, 0, 3), (1, 3, 6)), 4, 8), (((2, 0, 6),), 4, 8)
+    )
+    return jobs.make_run(path, recipe, cluster, plan, data)
+
+
+def wait_for(job: Job, kind: str, count: int = 1) -> None:
+    """Until the run has written so many events of that kind."""
+    tail = EventTail(job.folder.events)
+    while count > 0:
+        ended = job.wait(0.05)
+        count -= sum(event["event"] == kind for event in tail.read())
+        assert count <= 0 or not ended, job.failure()
+
+
+def worker_of(job: Job, rank: int) -> psutil.Process:
+    for process in psutil.Process(job.process.pid).children(recursive=True):
+        if process.environ().get("RANK") == str(rank):
+            return process
+    raise AssertionError(f"no process of rank {rank}")
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_killed_chip_is_named_and_the_run_goes_on_without_it(
+    rank: int, small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    folder = three_replicas(tmp_path / "run", small)
+    job = start(folder)
+    wait_for(job, "checkpoint")
+    worker_of(job, rank).kill()
+    assert job.wait(30.0), "the run did not stop"
+    failure = job.failure()
+    assert isinstance(failure, ChipLostError)
+    assert failure.chip == f"chip-{rank}"
+    assert "SIGKILL" in failure.message
+    assert "--resume" in failure.remedy
+    found = newest_whole(folder.checkpoints, lambda text: None)
+    assert found is not None
+
+    said: list[str] = []
+    folder, plan = resume_run(folder.path, None, None, said.append)
+    assert {chip.name for chip in folder.cluster().chips} == {
+        name for name in ("chip-0", "chip-1", "chip-2") if name != f"chip-{rank}"
+    }
+    assert any(f"chip-{rank}" in text for text in said)
+    again = start(folder)
+    wait_for(again, "step", 2)
+    again.request_stop()
+    jobs.finish(again)
+    started = jobs.events(folder, "run_started")
+    assert started[1]["resumed_from"] == found[1].step
+    assert len(started[1]["chips"]) == 2
+
+
+def test_no_process_outlives_its_launcher(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    folder = three_replicas(tmp_path / "run", small)
+    job = start(folder)
+    wait_for(job, "step", 2)
+    workers = [worker_of(job, rank) for rank in range(3)]
+    job.process.kill()
+    gone, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    assert len(gone) == 3
+
+
+def test_out_of_memory_names_the_chip(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    recipe, data = small
+    cluster = jobs.cluster("fp32", "fp32")
+    plan = jobs.plan_of(recipe, cluster, (((0, 0, 6),), 4, 8), (((1, 0, 6),), 4, 8))
+    small_chip = dataclasses.replace(cluster.chips[1], memory_bytes=1_500_000)
+    cluster = dataclasses.replace(cluster, chips=(cluster.chips[0], small_chip))
+    job = start(jobs.make_run(tmp_path / "run", recipe, cluster, plan, data))
+    with pytest.raises(ChipOutOfMemoryError, match="chip-1") as raised:
+        jobs.finish(job)
+    assert raised.value.chip == "chip-1"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    recipe, data = small
+    wild = dataclasses.replace(
+        recipe.optimizer, learning_rate=10.0, epsilon=1e-30, gradient_clip=1e30, weight_decay=1e4
+    )
+    recipe = dataclasses.replace(recipe, optimizer=wild)
+    cluster = jobs.cluster("fp32")
+    plan = jobs.plan_of(recipe, cluster, (((0, 0, 6),), 16, 16))
+    job = start(jobs.make_run(tmp_path / "run", recipe, cluster, plan, data))
+    try:
+        jobs.finish(job)
+    except Exception as error:
+        assert error.exit_code == DivergedError.exit_code  # type: ignore[attr-defined]
+        assert "learning rate" in error.remedy  # type: ignore[attr-defined]
+    else:
+        pytest.fail("the run went on with a loss that is not finite")
+
+
+def write_toml(path: Path, table: dict[str, object]) -> Path:
+    """Flat and one-level tables, which is all that recipes and clusters need."""
+    lines: list[str] = []
+
+    def put(key: str, value: object) -> None:
+        if isinstance(value, dict):
+            inner = ", ".join(f"{name} = {_value(item)}" for name, item in value.items())
+            lines.append(f"{key} = {{ {inner} }}")
+        else:
+            lines.append(f"{key} = {_value(value)}")
+
+    for key, value in table.items():
+        if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+            put(key, value)
+    for key, value in table.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for entry in value:
+                lines.append(f"[[{key}]]")
+                for name, item in entry.items():
+                    put(name, item)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return repr(value)
+
+
+def start_cli(
+    small: tuple[Recipe, PreparedData], base: Path
+) -> tuple[subprocess.Popen[str], Path]:
+    recipe = write_toml(base / "recipe.toml", endless(small[0]).to_dict())
+    cluster = write_toml(base / "cluster.toml", jobs.cluster("fp32", "fp32").to_dict())
+    run = base / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "motley.cli.main", "train", str(recipe),
+         "--cluster", str(cluster), "--run", str(run)],
+        env={**os.environ, "XDG_CACHE_HOME": str(base / "cache")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    return process, run
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Polls; fails if the process ends first."""
+    while not condition():
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+        assert condition(), process.communicate()
+
+
+def test_ctrl_c_saves_and_exits_cleanly(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    process, run = start_cli(small, tmp_path)
+    events = run / "events.jsonl"
+    until(lambda: events.is_file() and '"step"' in events.read_text(), process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    folder = RunFolder(run)
+    (end,) = jobs.events(folder, "run_finished")
+    assert end["reason"] == "stopped"
+    found = newest_whole(folder.checkpoints, pytest.fail)
+    assert found is not None
+    assert found[1].step == end["step"] == max(jobs.losses(folder))
+
+
+def test_ctrl_c_before_the_first_step_leaves_no_process(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    process, run = start_cli(small, tmp_path)
+    until((run / "plan.json").is_file, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert "Traceback" not in errors
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive

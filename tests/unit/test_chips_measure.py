@@ -1,0 +1,109 @@
+"""Measuring the real CPU for moments: structure, signs and choices; never a speed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from motley.chips import measure, training_block
+from motley.chips.measure import measure_device, time_windows
+from motley.chips.training_block import BlockShape, training_step
+from motley.errors import ProbeError
+
+CPU = torch.device("cpu")
+TINY = BlockShape(width=64, sequence_length=16, batch=1, num_blocks=1, head_size=32)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "CPU_SIZES", (64, 128))
+    monkeypatch.setattr(measure, "CPU_COPY_BYTES", 2**20)
+    monkeypatch.setattr(training_block, "CPU_SHAPE", TINY)
+
+
+@pytest.mark.usefixtures("small")
+def test_all_figures_of_the_cpu_are_there() -> None:
+    lines: list[str] = []
+    figures = measure_device(CPU, lines.append, seconds=0.3)
+    assert figures.device == "cpu"
+    assert figures.precision in figures.matmul
+    assert "fp32" in figures.matmul
+    assert not set(figures.matmul) & set(figures.unusable)
+    for found in figures.matmul.values():
+        assert found.size in (64, 128)
+        assert 0 < found.rate.median <= found.rate.best
+        assert found.rate.num_windows >= measure.MIN_WINDOWS
+    assert figures.memory_bandwidth.median > 0
+    assert figures.training_efficiency > 0
+    assert 0 < figures.free_memory_bytes <= figures.total_memory_bytes
+    assert figures.host_to_device is None
+    assert figures.reason.startswith(figures.precision)
+    assert any(figures.reason in line for line in lines)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_dtype_with_wrong_products_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = measure._fault
+    monkeypatch.setattr(
+        measure,
+        "_fault",
+        lambda device, dtype: (
+            "its products are wrong" if dtype == torch.bfloat16 else real(device, dtype)
+        ),
+    )
+    lines: list[str] = []
+    figures = measure_device(CPU, lines.append, seconds=0.1)
+    assert "bf16" not in figures.matmul
+    assert figures.unusable["bf16"] == "its products are wrong"
+    assert "cpu: no bf16: its products are wrong" in lines
+
+
+@pytest.mark.usefixtures("small")
+def test_a_dtype_in_which_training_fails_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(shape: BlockShape, device: torch.device, dtype: torch.dtype) -> object:
+        if dtype != torch.float32:
+            raise RuntimeError("not implemented for 'Half'")
+        return training_step(shape, device, dtype)
+
+    monkeypatch.setattr(training_block, "training_step", step)
+    figures = measure_device(CPU, lambda line: None, seconds=0.1)
+    assert figures.precision == "fp32"
+
+    def broken(*_: object) -> object:
+        raise RuntimeError("broken driver")
+
+    monkeypatch.setattr(training_block, "training_step", broken)
+    with pytest.raises(ProbeError, match="broken driver"):
+        measure_device(CPU, lambda line: None, seconds=0.1)
+
+
+def test_windows_last_as_asked_and_are_enough() -> None:
+    calls = []
+    windows = time_windows(lambda: calls.append(1), lambda: None, 0.0)
+    assert len(windows) == measure.MIN_WINDOWS
+    assert all(seconds > 0 for seconds in windows)
+    assert len(calls) >= measure.MIN_WINDOWS + 2
+
+
+class _ProductCounter(TorchDispatchMode):
+    """Adds up the FLOPs of all matrix products but the fused attention's."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None and "attention" not in str(func):
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def test_flops_of_the_block_are_those_that_torch_counts() -> None:
+    step = training_step(TINY, CPU, torch.float32)
+    with _ProductCounter() as counter:
+        step()
+    length, width = TINY.sequence_length, TINY.width
+    attention = 3 * 2.0 * width * length * (length + 1) * TINY.batch * TINY.num_blocks
+    assert TINY.flops - attention == counter.flops
