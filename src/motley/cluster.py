@@ -21,6 +21,9 @@ from motley.schema import build, load_toml
 LOOPBACK = Link(bandwidth_bytes_per_s=2e9, latency_s=100e-6, source="predicted")
 """Stands for a link that was neither measured nor declared; plans that use it say so."""
 
+LARGEST_COUNT = 10_000
+"""More alike chips than any run has had; a slip of the keyboard must not fill the memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
@@ -114,7 +117,10 @@ def parse_cluster(table: dict[str, Any], where: str = "cluster") -> Cluster:
     )
     if not chips:
         raise ClusterError(f"{where}: no chips.", remedy="Add a [[chip]] table.")
-    cluster = Cluster(name=str(table.get("name", "cluster")), chips=chips, links=links)
+    name = table.get("name", "cluster")
+    if not isinstance(name, str):
+        raise ClusterError(f"{where}.name: expected a text, found {name}.")
+    cluster = Cluster(name=name, chips=chips, links=links)
     _check_names(cluster, where)
     return cluster
 
@@ -134,8 +140,10 @@ def _tables(table: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]
 def _parse_chips(entry: dict[str, Any], where: str) -> list[Chip]:
     entry = dict(entry)
     count = entry.pop("count", 1)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ClusterError(f"{where}.count: must be a whole number above zero, found {count}.")
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= LARGEST_COUNT:
+        raise ClusterError(
+            f"{where}.count: must be a whole number from 1 to {LARGEST_COUNT}, found {count}."
+        )
     chip = build(Chip, entry, where, ClusterError)
     if count == 1:
         return [chip]
@@ -144,6 +152,8 @@ def _parse_chips(entry: dict[str, Any], where: str) -> list[Chip]:
 
 def _check_names(cluster: Cluster, where: str) -> None:
     for name, count in Counter(chip.name for chip in cluster.chips).items():
+        if name in ("", "*"):
+            raise ClusterError(f"{where}: a chip cannot be named '{name}'.", remedy="Name it.")
         if count > 1:
             raise ClusterError(
                 f"{where}: {count} chips are named '{name}'.", remedy="Give each its own name."

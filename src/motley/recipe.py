@@ -66,7 +66,9 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "epsilon", "gradient_clip")
         if self.learning_rate > 10:
-            raise ValueError(f"learning_rate: {self.learning_rate} is absurd; above 10 nothing trains")
+            raise ValueError(
+                f"learning_rate: {self.learning_rate} is absurd; above 10 nothing trains"
+            )
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay: must not be negative, found {self.weight_decay}")
         for name in ("beta1", "beta2"):
@@ -148,7 +150,8 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tables, with unset keys left out; `parse_recipe` reads them back."""
-        return _without_none(dataclasses.asdict(self))
+        table: dict[str, Any] = _without_none(dataclasses.asdict(self))
+        return table
 
     @property
     def digest(self) -> str:

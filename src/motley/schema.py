@@ -8,7 +8,6 @@ is an error that names the place and the nearest known key. Range checks belong 
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 import types
 import typing
@@ -19,6 +18,9 @@ from typing import Any, TypeVar
 from motley.errors import InputError, nearest
 
 T = TypeVar("T")
+
+LARGEST_NUMBER = 1e30
+"""Nothing that is counted or measured here comes near; TOML's integers have no end."""
 
 
 def load_toml(path: Path, error: type[InputError]) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def load_toml(path: Path, error: type[InputError]) -> dict[str, Any]:
         raise error(f"{path}: cannot be read: {cause}.") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as cause:
+    except (ValueError, RecursionError) as cause:  # also numbers and nesting without end
         raise error(f"{path}: not valid TOML: {cause}.", remedy="Mend that line.") from None
 
 
@@ -76,12 +78,15 @@ def _convert(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
         items = value if isinstance(value, list) else [value]
         (item_hint, *_) = typing.get_args(hint)
         return tuple(_convert(item_hint, item, where, error) for item in items)
-    if origin in (dict, Mapping) or origin is getattr(typing.Mapping, "__origin__", None):
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise error(f"{where}: expected a table, found {_describe(value)}.")
-        (_, item_hint) = typing.get_args(hint)
+        key_hint, item_hint = typing.get_args(hint)
         return {
-            key: _convert(item_hint, item, f"{where}.{key}", error) for key, item in value.items()
+            _convert(key_hint, key, where, error): _convert(
+                item_hint, item, f"{where}.{key}", error
+            )
+            for key, item in value.items()
         }
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where, error)
@@ -100,9 +105,9 @@ def _convert_choice(
 
 def _convert_plain(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and not abs(value) < LARGEST_NUMBER:
+        raise error(f"{where}: {_describe(value)} is not a usable number.")
     if hint is float and is_number:
-        if not math.isfinite(value):
-            raise error(f"{where}: {value} is not a finite number.")
         return float(value)
     if hint is int and is_number and float(value).is_integer():
         return int(value)
@@ -113,6 +118,8 @@ def _convert_plain(hint: Any, value: Any, where: str, error: type[InputError]) -
 
 
 def _describe(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        return f"a number of {value.bit_length()} bits"
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 

@@ -16,40 +16,49 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
-_DECIMAL = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_DECIMAL = (
+    (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"),
+)  # fmt: skip
 _BINARY = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+_ROUNDS_UP = 0.9995
+"""From this share of the next unit on, three digits would show a full one: not "1e+03 k"."""
 
 
 def si(value: float, unit: str = "") -> str:
     """1.53e12, "FLOP/s" -> "1.53 TFLOP/s"."""
     for scale, prefix in _DECIMAL:
-        if abs(value) >= scale:
-            return f"{value / scale:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}".rstrip()
+        if abs(value) >= scale * _ROUNDS_UP:
+            return f"{_digits(value / scale)} {prefix}{unit}"
+    return f"{_digits(value)} {unit}".rstrip()
 
 
 def size(num_bytes: float) -> str:
     """1536 -> "1.5 KiB"."""
     for scale, unit in _BINARY:
-        if abs(num_bytes) >= scale:
-            return f"{num_bytes / scale:.3g} {unit}"
+        if abs(num_bytes) >= scale * _ROUNDS_UP:
+            return f"{_digits(num_bytes / scale)} {unit}"
     return f"{num_bytes:.0f} B"
 
 
 def duration(seconds: float) -> str:
     """75.2 -> "1 min 15 s"; 0.0042 -> "4.2 ms"."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.3g} us"
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
+    if seconds < 1e-3 * _ROUNDS_UP:
+        return f"{_digits(seconds * 1e6)} us"
+    if seconds < _ROUNDS_UP:
+        return f"{_digits(seconds * 1e3)} ms"
+    if seconds < 59.95:
+        return f"{_digits(seconds)} s"
     whole = round(seconds)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
+def _digits(value: float) -> str:
+    """Three digits, or all of a larger whole number."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def percent(share: float) -> str:

@@ -20,7 +20,7 @@ from motley.train.launch import Job, start
 SMALL: dict[str, Any] = {
     "name": "small",
     "model": {"layers": 4, "width": 32, "heads": 2, "context": 32},
-    "data": {"vocab_size": 512},
+    "data": {"vocab_size": 512, "held_out_share": 0.2},
     "batch": {"sequence_length": 32, "global_batch": 16},
     "optimizer": {"learning_rate": 3e-3},
     "schedule": {"steps": 50, "warmup_steps": 5},
@@ -76,7 +76,12 @@ def prepared(recipe: Recipe, base: Path) -> tuple[Recipe, PreparedData]:
 
     sources = tuple(str(Path(module.__file__ or "").parent) for module in (json, email))
     data = prepare(
-        sources, None, recipe.data.vocab_size, 0.2, base / "cache", report=lambda text: None
+        sources,
+        None,
+        recipe.data.vocab_size,
+        recipe.data.held_out_share,
+        base / "cache",
+        report=lambda text: None,
     )
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, corpus=sources))
     return recipe.with_vocabulary(data.tokenizer.vocab_size), data

@@ -12,7 +12,8 @@ from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.errors import NoPlanError
 from motley.model.config import ModelConfig
-from motley.plan.evaluate import Evaluator, ReplicaChoice, StageChoice
+from motley.plan.choices import ReplicaChoice, StageChoice
+from motley.plan.evaluate import Evaluator
 from motley.plan.search import search
 from motley.plan.simulate import cluster_evaluator
 from motley.recipe import BatchConfig, Recipe

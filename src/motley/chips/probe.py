@@ -26,6 +26,7 @@ from motley.chips.probe_comments import (
     chip_comments,
     file_comments,
     link_comments,
+    noise_warning,
 )
 from motley.errors import ProbeError
 from motley.units import duration, si

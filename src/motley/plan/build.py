@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 from motley.cluster import Cluster
-from motley.plan.evaluate import Evaluator, ReplicaChoice, Split, StageChoice
+from motley.plan.choices import ReplicaChoice, Split, StageChoice
+from motley.plan.evaluate import Evaluator
 from motley.plan.plan import Plan, Replica, Stage
 from motley.plan.refine import micro_batch_sizes
 from motley.plan.schedule import in_flight

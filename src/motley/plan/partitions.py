@@ -7,11 +7,13 @@ cannot reach the best time found so far are never looked at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from motley.plan.choices import ReplicaChoice, Split
 from motley.plan.classes import Counts
-from motley.plan.evaluate import Evaluator, ReplicaChoice, Split
+from motley.plan.evaluate import Evaluator
 from motley.plan.shapes import MAX_REPLICAS_TOLD_APART, Shape
 
 GRID = 1.002
@@ -50,16 +52,14 @@ class Partitions:
             seconds = self.ideal_s * GRID**step
             best, shape = max(
                 ((shape.samples(seconds, num_replicas), shape) for shape in self.shapes[used]),
-                key=lambda pair: pair[0],
+                key=lambda pair: (round(pair[0], 6), pair[1].micro_batch_size),
             )
             found = self._capacity[key] = min(int(best + 1e-9), self.evaluator.global_batch), shape
         return found
 
     def _grid_step(self, seconds: float) -> int:
-        step = 0
-        while self.ideal_s * GRID**step < seconds:
-            step += 1
-        return step
+        """The first time of the grid that is not below `seconds`."""
+        return max(0, math.ceil(math.log(seconds / self.ideal_s, GRID)))
 
     def promising(self, best_s: float) -> list[Promise]:
         """Splits that may take less than `best_s`, the most promising first."""

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from motley.plan.schedule import execution_order
 
+LONG_RUN = 48
+"""Micro-batches of the runs from which longer ones are extrapolated."""
+
 
 class ActionTime(NamedTuple):
     """One action of one stage; seconds from the beginning of the step."""
@@ -24,7 +27,7 @@ class ActionTime(NamedTuple):
 
 @dataclass(frozen=True)
 class PipelineCost:
-    """Seconds of one replica. Pairs are (a full micro-batch, the last one, which may be smaller)."""
+    """Seconds of one replica. Pairs are (a full micro-batch, the last one, maybe smaller)."""
 
     start_s: tuple[float, ...]
     """When each stage's chip is ready to begin: its optimizer has finished."""
@@ -86,7 +89,8 @@ def steady_period(cost: PipelineCost) -> float:
     Consecutive stages i..j must each finish a forward and a backward, and exchange two messages per
     edge, before they may go on by as many micro-batches as they are stages.
     """
-    work = [pair[0] + backward[0] for pair, backward in zip(cost.forward_s, cost.backward_s)]
+    passes = zip(cost.forward_s, cost.backward_s, strict=True)
+    work = [forward[0] + backward[0] for forward, backward in passes]
     period = max((send[0] for send in cost.send_s), default=0.0)
     for first in range(len(work)):
         total = 0.0
@@ -96,3 +100,24 @@ def steady_period(cost: PipelineCost) -> float:
                 total += 2 * (cost.send_s[last - 1][0] + cost.latency_s[last - 1])
             period = max(period, total / (last - first + 1))
     return period
+
+
+def extrapolate_pipeline(cost: PipelineCost, num_micro_batches: int) -> list[float]:
+    """Beginnings of the last backward after a long run, from a shorter one and its period.
+
+    The time is a maximum of lines in the number of micro-batches, so it is at least the line
+    through two short runs, and at least that of each stage working without a pause.
+    """
+    step = min(len(cost.start_s), LONG_RUN // 4)
+    began = run_pipeline(cost, LONG_RUN)
+    earlier = run_pipeline(cost, LONG_RUN - step)
+    slope = max(new - old for new, old in zip(began, earlier, strict=True)) / step
+    left = num_micro_batches - LONG_RUN
+    end = max(began) + left * min(slope, steady_period(cost))
+    before = 0.0
+    for stage, (forward, backward) in enumerate(zip(cost.forward_s, cost.backward_s, strict=True)):
+        work = forward[0] + backward[0]
+        end = max(end, before + (num_micro_batches - 1) * work)
+        if stage < len(cost.send_s):
+            before += work + 2 * (cost.send_s[stage][0] + cost.latency_s[stage])
+    return [start + end - max(began) for start in began]

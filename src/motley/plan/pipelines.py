@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from motley.plan.choices import StageChoice
 from motley.plan.classes import ChipClasses, Counts
-from motley.plan.evaluate import Evaluator, StageChoice
+from motley.plan.evaluate import Evaluator
 from motley.plan.shapes import Shape, ShapeMaker
 
 State = tuple[Counts, int, int]
@@ -163,9 +164,7 @@ class PipelineSearch:
                 _Partial(score, time, exchanged, stage.chip, work, work, speed, stage, None),
             )
 
-    def _put_before(
-        self, into: list[_Partial], option: _Option, partials: list[_Partial]
-    ) -> None:
+    def _put_before(self, into: list[_Partial], option: _Option, partials: list[_Partial]) -> None:
         """One stage in front of others. Adjacent stages also wait for each other's messages."""
         stage, forward, backward, exchange, useful = option
         work = forward + backward
@@ -188,9 +187,7 @@ class PipelineSearch:
                 continue
             self._keep(
                 into,
-                _Partial(
-                    score, time, exchanged, stage.chip, work, bottleneck, speed, stage, rest
-                ),
+                _Partial(score, time, exchanged, stage.chip, work, bottleneck, speed, stage, rest),
             )
 
     def _keep(self, into: list[_Partial], partial: _Partial) -> None:

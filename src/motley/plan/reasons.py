@@ -9,11 +9,12 @@ from motley.chips.chip import Chip
 from motley.cluster import LOOPBACK, Cluster
 from motley.errors import NoPlanError
 from motley.plan.build import even_data_parallel, even_pipeline
+from motley.plan.choices import StageChoice
 from motley.plan.classes import ChipClasses
 from motley.plan.cost import backward_flops, forward_flops
-from motley.plan.evaluate import Evaluator, StageChoice
+from motley.plan.evaluate import Evaluator
 from motley.plan.memory import stage_memory
-from motley.plan.plan import Plan, Rejected, Replica, Stage
+from motley.plan.plan import Plan, Rejected, Stage
 from motley.plan.schedule import in_flight
 from motley.plan.simulate import Simulation, simulate
 from motley.recipe import Recipe
@@ -62,9 +63,7 @@ def lacks(plan: Plan) -> list[tuple[Stage, int]]:
     return sorted((pair for pair in missing if pair[1] > 0), key=lambda pair: -pair[1])
 
 
-def explain_rejected(
-    plan: Plan, others: Sequence[Plan], recipe: Recipe, cluster: Cluster
-) -> Plan:
+def explain_rejected(plan: Plan, others: Sequence[Plan], recipe: Recipe, cluster: Cluster) -> Plan:
     """The plan with the best others, and the two even splits, as rejected ones."""
     references = (
         ("even batch over all chips", even_data_parallel(recipe, cluster)),
@@ -82,14 +81,14 @@ def _reject(split: str, other: Plan, chosen: Plan, recipe: Recipe, cluster: Clus
     missing = lacks(other)
     if missing:
         stage, lack = missing[0]
-        return Rejected(
-            split=split, reason=f"does not fit: chip {stage.chip} lacks {size(lack)}", step_s=None
-        )
+        return Rejected(split=split, reason=f"does not fit: chip {stage.chip} lacks {size(lack)}")
     slower = other.step_s / chosen.step_s - 1
     if slower < 1e-3:
         return Rejected(split=split, reason="not faster than the chosen one", step_s=other.step_s)
     cause = _cause(other, simulate(other, recipe, cluster))
-    return Rejected(split=split, reason=f"slower by {percent(slower)}: {cause}", step_s=other.step_s)
+    return Rejected(
+        split=split, reason=f"slower by {percent(slower)}: {cause}", step_s=other.step_s
+    )
 
 
 def _cause(plan: Plan, simulation: Simulation) -> str:
@@ -114,7 +113,7 @@ def explain_choice(plan: Plan, recipe: Recipe, cluster: Cluster) -> Plan:
         *_why_pipelines(plan, recipe, cluster),
         _what_binds(plan, simulation),
         *_why_recompute(plan, recipe),
-        *_why_idle(plan, recipe, cluster),
+        *_why_idle(plan, cluster),
         *_assumed_links(plan, cluster),
     ]
     return dataclasses.replace(plan, reasons=tuple(reasons))
@@ -138,13 +137,12 @@ def _why_pipelines(plan: Plan, recipe: Recipe, cluster: Cluster) -> list[str]:
             continue
         names = [stage.chip for stage in replica.stages]
         alone = [name for name in names if _fits_alone(cluster.chip(name), recipe)]
-        why = (
-            f"the whole model fits none of them alone"
-            if not alone
-            else f"that is faster than a replica on {' or '.join(alone)} alone"
-            if len(alone) == len(names)
-            else f"the whole model fits only {' and '.join(alone)} alone"
-        )
+        if not alone:
+            why = "the whole model fits none of them alone"
+        elif len(alone) < len(names):
+            why = f"the whole model fits only {' and '.join(alone)} alone"
+        else:
+            why = "the step is shorter than with a replica on each"
         reasons.append(f"Chips {', '.join(names)} form a pipeline: {why}.")
     return reasons
 
@@ -199,13 +197,14 @@ def _why_recompute(plan: Plan, recipe: Recipe) -> list[str]:
     return reasons
 
 
-def _why_idle(plan: Plan, recipe: Recipe, cluster: Cluster) -> list[str]:
+def _why_idle(plan: Plan, cluster: Cluster) -> list[str]:
     if not plan.idle_chips:
         return []
     speed = speed_shares(cluster.chips)
-    share = sum(speed[name] for name in plan.idle_chips)
+    share = percent(sum(speed[name] for name in plan.idle_chips))
+    verb = "is" if len(plan.idle_chips) == 1 else "are"
     names = ", ".join(plan.idle_chips)
-    return [f"Idle: {names} ({percent(share)} of the speed); with more chips the step is no shorter."]
+    return [f"{names} ({share} of the speed) {verb} idle: no split found with more is faster."]
 
 
 def _assumed_links(plan: Plan, cluster: Cluster) -> list[str]:
@@ -244,9 +243,7 @@ def no_plan(evaluator: Evaluator, classes: ChipClasses, cluster_name: str) -> No
     )
 
 
-def _least_lack(
-    evaluator: Evaluator, classes: ChipClasses
-) -> tuple[int, tuple[StageChoice, ...]]:
+def _least_lack(evaluator: Evaluator, classes: ChipClasses) -> tuple[int, tuple[StageChoice, ...]]:
     """The one-replica split whose worst stage lacks the fewest bytes, and these bytes."""
     none = tuple(0 for _ in classes.totals)
     level: dict[tuple[tuple[int, ...], int], tuple[int, tuple[StageChoice, ...]]] = {

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from motley.plan.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.classes import Counts
-from motley.plan.evaluate import Evaluator, ReplicaChoice, Split, StageChoice
+from motley.plan.evaluate import Evaluator
 from motley.plan.shapes import Shape
 
 TOLERANCE = 1e-9

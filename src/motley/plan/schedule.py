@@ -41,9 +41,7 @@ def in_flight(position: int, num_stages: int, num_micro_batches: int) -> int:
 
 
 @lru_cache(maxsize=512)
-def execution_order(
-    num_stages: int, num_micro_batches: int
-) -> tuple[tuple[int, bool, int], ...]:
+def execution_order(num_stages: int, num_micro_batches: int) -> tuple[tuple[int, bool, int], ...]:
     """All stages' actions as (stage, is forward, micro-batch), each after what it depends on.
 
     A stage's forward needs the stage's before it, a backward the stage's behind it.

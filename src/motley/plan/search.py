@@ -9,15 +9,14 @@ pass gives a time that the second pass need not look beyond.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from motley.chips.chip import Chip
 from motley.cluster import Cluster
-from motley.errors import ClusterError, nearest
 from motley.plan.build import build_plan
+from motley.plan.choices import Split, StageChoice
 from motley.plan.classes import ChipClasses, Counts, chip_classes
-from motley.plan.evaluate import Evaluator, Split, StageChoice
+from motley.plan.evaluate import Evaluator
 from motley.plan.partitions import Partitions
 from motley.plan.pipelines import Goal, PipelineSearch
 from motley.plan.plan import Plan
@@ -30,6 +29,9 @@ EQUAL = 1e-6
 """Relative difference of step times below which the simpler plan is taken."""
 
 KEPT_ALTERNATIVES = 3
+
+HOPELESS = 1000.0
+"""No split is looked for that takes so many times longer than all chips at full speed."""
 
 TYPICAL_EXCHANGE = 4 / 3
 """Weight of the gradients' exchange among three replicas, 2(n-1)/n."""
@@ -71,32 +73,20 @@ def _spread(most: int, count: int) -> tuple[int, ...]:
     return tuple(sorted({round(ratio**index) for index in range(count)}))
 
 
-def search(recipe: Recipe, cluster: Cluster, *, only: Collection[str] | None = None) -> Plan:
-    """The best plan for the recipe on the cluster, or on the chips named in `only`.
+def search(recipe: Recipe, cluster: Cluster) -> Plan:
+    """The plan with the shortest predicted step that fits; the same one every time.
 
     Raises:
         NoPlanError: the model fits on no split of the chips; names what is lacking where.
         RecipeError: the recipe's vocabulary is not known yet.
     """
-    chips = _usable_chips(cluster, only)
-    classes = chip_classes(cluster, chips)
+    classes = chip_classes(cluster, cluster.chips)
     evaluator = Evaluator(recipe, classes.representatives, classes.link)
     found = _Search(evaluator, classes).run()
     if not found:
         raise no_plan(evaluator, classes, cluster.name)
     plans = [build_plan(_on_chips(split, classes, cluster), recipe, cluster) for split in found]
     return explain_choice(explain_rejected(plans[0], plans[1:], recipe, cluster), recipe, cluster)
-
-
-def _usable_chips(cluster: Cluster, only: Collection[str] | None) -> list[Chip]:
-    names = [chip.name for chip in cluster.chips]
-    for name in only or ():
-        if name not in names:
-            raise ClusterError(
-                f"cluster '{cluster.name}' has no chip '{name}'.",
-                remedy=nearest(name, names) or f"It has {', '.join(names)}.",
-            )
-    return [chip for chip in cluster.chips if only is None or chip.name in only]
 
 
 def _on_chips(split: Split, classes: ChipClasses, cluster: Cluster) -> Split:
@@ -204,10 +194,15 @@ class _Search:
         return found
 
     def _slowest_s(self, shapes: dict[Counts, list[Shape]]) -> float:
-        """A time that the best single replica keeps."""
+        """A time that the best single replica keeps; where there is none, a very long one."""
         batch = self.evaluator.global_batch
-        times = [shape.seconds(batch, 1) for listed in shapes.values() for shape in listed]
-        return 1.01 * min(times, default=self.ideal_s)
+        times = [
+            shape.seconds(batch, 1)
+            for listed in shapes.values()
+            for shape in listed
+            if shape.most_samples >= batch
+        ]
+        return 1.01 * min(times, default=HOPELESS * self.ideal_s)
 
     def _choose(
         self, ranked: list[tuple[float, Split]], shapes: dict[Counts, list[Shape]]

@@ -7,9 +7,11 @@ whose gradients have to be exchanged after its last backward has begun.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
-from motley.plan.evaluate import Evaluator, StageChoice
+from motley.plan.choices import StageChoice
+from motley.plan.evaluate import Evaluator
 from motley.plan.sync import all_reduce_seconds
 
 Lines = tuple[tuple[float, float], ...]
@@ -99,7 +101,7 @@ class ShapeMaker:
         ]
         edges = [
             self.evaluator.edge_seconds(before.chip, after.chip, micro_batch_size)
-            for before, after in zip(stages, stages[1:], strict=False)
+            for before, after in pairwise(stages)
         ]
         begin = self.evaluator.optimizer_seconds(stages[0])
         one_way = [send + latency for send, latency in edges]
@@ -112,8 +114,7 @@ class ShapeMaker:
             start = begin
             for position, stage in enumerate(stages):
                 own = weight * self.exchange_seconds(stage) - passes[position][1]
-                behind = _busy_lines(start + own, work[position:], one_way[position:])
-                lines += behind
+                lines += _busy_lines(start + own, work[position:], one_way[position:])
                 if position < len(edges):
                     start += passes[position][0] + one_way[position]
             bounds.append(_hull(lines))
@@ -136,9 +137,7 @@ class ShapeMaker:
         return self.evaluator.global_batch
 
 
-def _busy_lines(
-    begin: float, work: list[float], one_way: list[float]
-) -> list[tuple[float, float]]:
+def _busy_lines(begin: float, work: list[float], one_way: list[float]) -> list[tuple[float, float]]:
     """Stages that work without a pause, and neighbours that wait for each other's messages."""
     lines, offset = [], begin
     for position, own in enumerate(work):

@@ -13,7 +13,8 @@ from typing import Literal
 
 from motley.cluster import Cluster
 from motley.errors import PlanMismatchError
-from motley.plan.evaluate import Evaluator, ReplicaChoice, ReplicaTimes, StageChoice
+from motley.plan.choices import ReplicaChoice, StageChoice
+from motley.plan.evaluate import Evaluator, ReplicaTimes
 from motley.plan.pipeline import ActionTime
 from motley.plan.plan import Plan
 from motley.plan.sync import gradient_buckets
@@ -119,14 +120,12 @@ def _summarise(
 ) -> Simulation:
     busy, wait, listed = [], [], []
     for rank in range(num_ranks):
-        own = sorted(
-            (span for span in spans if span.rank == rank), key=lambda span: (span.start_s, span.kind)
-        )
+        own = sorted((span for span in spans if span.rank == rank), key=_order)
         pauses = list(_pauses(rank, own, step_s))
         computed = sum(span.end_s - span.start_s for span in own if span.kind != "sync")
         busy.append(computed / step_s if step_s else 0.0)
         wait.append(sum(p.end_s - p.start_s for p in pauses) / step_s if step_s else 0.0)
-        listed += sorted([*own, *pauses], key=lambda span: (span.start_s, span.kind))
+        listed += sorted([*own, *pauses], key=_order)
     return Simulation(
         step_s=step_s,
         tokens_per_s=tokens / step_s if step_s else 0.0,
@@ -135,6 +134,10 @@ def _summarise(
         wait_share=tuple(wait),
         exposed_sync_s=step_s - max(time.finish_s for time in times),
     )
+
+
+def _order(span: Span) -> tuple[float, str]:
+    return span.start_s, span.kind
 
 
 def _pauses(rank: int, spans: Iterable[Span], step_s: float) -> Iterable[Span]:
@@ -146,4 +149,3 @@ def _pauses(rank: int, spans: Iterable[Span], step_s: float) -> Iterable[Span]:
         reached = max(reached, span.end_s)
     if step_s > reached:
         yield Span(rank, "wait", None, reached, step_s)
-

@@ -37,8 +37,7 @@ class Bucket:
 def gradient_buckets(plan: Plan, config: ModelConfig) -> tuple[Bucket, ...]:
     """The plan's buckets in the order in which every rank treats them."""
     ranges = [
-        (placement.stage.first_layer, placement.stage.last_layer)
-        for placement in plan.placements()
+        (placement.stage.first_layer, placement.stage.last_layer) for placement in plan.placements()
     ]
     return buckets_of(ranges, parameter_groups(config))
 

@@ -107,7 +107,13 @@ def last_step(folder: RunFolder) -> int:
         events = read_events(folder.events)
     except MotleyError:
         return 0
-    return max((event["step"] for event in events if event["event"] == "step"), default=0)
+    last = 0
+    for event in events:
+        if event["event"] == "run_started":
+            last = event["resumed_from"] or 0
+        elif event["event"] == "step":
+            last = event["step"]
+    return last
 
 
 def lost_chips(folder: RunFolder) -> set[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from motley.cluster import Cluster
 from motley.data import PreparedData, prepare
-from motley.errors import NoPlanError, RunFolderError
+from motley.errors import MotleyError, NoPlanError
 from motley.plan.plan import Plan
 from motley.plan.search import search
 from motley.plan.validate import validate
@@ -68,7 +68,7 @@ def resume_run(
     """An existing run, planned anew for the given cluster or for the chips that it has left."""
     folder = open_run_folder(path)
     recipe, old = folder.recipe(), folder.cluster()
-    recipe, prepared = prepare_data(recipe, report)
+    data_folder = _data_again(folder, report)
     if cluster is None:
         lost = lost_chips(folder) & {chip.name for chip in old.chips}
         cluster = old.without(lost)
@@ -79,8 +79,17 @@ def resume_run(
             raise NoPlanError("all chips of the run are lost.", remedy="Name others: --cluster.")
     unchanged = cluster.digest == old.digest and plan is None
     plan = folder.plan() if unchanged else _settle(plan, recipe, cluster, report)
-    folder.write(recipe, cluster, plan, prepared.folder)
+    folder.write(recipe, cluster, plan, data_folder)
     return folder, plan
+
+
+def _data_again(folder: RunFolder, report: Report) -> Path:
+    """The run's own token shards; made again if they are gone. Loading checks that they fit."""
+    try:
+        return PreparedData.load(folder.data_folder()).folder
+    except MotleyError as gone:
+        report(f"{gone.message} Preparing the text again.")
+        return prepare_data(folder.recipe(), report)[1].folder
 
 
 def _settle(plan: Plan | None, recipe: Recipe, cluster: Cluster, report: Report) -> Plan:
@@ -92,15 +101,3 @@ def _settle(plan: Plan | None, recipe: Recipe, cluster: Cluster, report: Report)
     report("Using the given plan.")
     return plan
 
-
-def check_not_running(folder: RunFolder) -> None:
-    """`RunFolderError` if another process trains in this folder."""
-    lock = folder.path / "running.pid"
-    try:
-        pid = int(lock.read_text())
-        os.kill(pid, 0)
-    except (OSError, ValueError):
-        return
-    raise RunFolderError(
-        f"{folder.path} is in use by process {pid}.", remedy="Stop it first, with Ctrl-C."
-    )

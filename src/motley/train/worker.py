@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from motley.chips.chip import Chip
-from motley.data import PreparedData, SampleSource, evaluation_samples, token_bytes
+from motley.data import PreparedData, SampleSource, evaluation_samples
 from motley.errors import CheckpointError
 from motley.train.assemble import PEER_TIMEOUT, Groups, build_engine
 from motley.train.checkpoint import (
@@ -68,7 +68,7 @@ def run_rank(folder: RunFolder, rank: int, chip: Chip) -> None:
         journal=journal,
         samples=SampleSource(data.train, length, recipe.seed),
         held_out=evaluation_samples(data.held_out, length, recipe.validation.max_samples),
-        token_bytes=torch.from_numpy(token_bytes(data.tokenizer)).double(),
+        token_bytes=torch.from_numpy(data.token_bytes),
         tokenizer_digest=data.tokenizer.digest,
     )
     training.run(first_step)
