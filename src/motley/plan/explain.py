@@ -22,7 +22,12 @@ NEARLY_FULL = 0.95
 
 def render(plan: Plan, recipe: Recipe, cluster: Cluster) -> RenderableType:
     """The chosen split, its reasons, and what lost against it; fits 80 columns."""
-    parts: list[RenderableType] = [_headline(plan, recipe), "", _chip_table(plan, recipe, cluster)]
+    parts: list[RenderableType] = [
+        _headline(plan, recipe),
+        "",
+        _chip_table(plan, recipe, cluster),
+        _sources(cluster),
+    ]
     if plan.reasons:
         parts += ["", Text("Why", style="bold"), *_listed(plan.reasons)]
     if plan.rejected:
@@ -66,6 +71,7 @@ def _chip_table(plan: Plan, recipe: Recipe, cluster: Cluster) -> Table:
     for title in ("work", "speed", "memory", "busy"):
         table.add_column(title, justify="right", no_wrap=True)
     work, speed = work_shares(plan, recipe), speed_shares(cluster.chips)
+    has_pipelines = plan.world_size > len(plan.replicas)
     for placement in plan.placements():
         stage = placement.stage
         table.add_row(
@@ -76,16 +82,22 @@ def _chip_table(plan: Plan, recipe: Recipe, cluster: Cluster) -> Table:
             percent(speed[stage.chip]),
             _memory(placement),
             percent(stage.busy_share),
-            end_section=placement.is_last,
+            end_section=has_pipelines and placement.is_last,
         )
     for name in plan.idle_chips:
         table.add_row(Text(name, style="dim"), "idle", "", "", percent(speed[name]), "", "")
     return table
 
 
+def _sources(cluster: Cluster) -> Text:
+    """Where the table's figures come from."""
+    sources = ", ".join(sorted({chip.source for chip in cluster.chips}))
+    return Text(f"Work, memory and busy are predicted; speed is {sources}.", style="dim")
+
+
 def _layers(placement: Placement) -> str:
     stage = placement.stage
-    mark = " again" if stage.recompute else ""
+    mark = " recompute" if stage.recompute else ""
     return f"{stage.first_layer}-{stage.last_layer - 1}{mark}"
 
 

@@ -23,6 +23,9 @@ from motley.units import duration, percent, size
 NOTABLE = 0.05
 """Shares of the step below this are not worth a sentence."""
 
+EQUAL_SHARES = 0.005
+"""Shares that differ by less read the same."""
+
 
 def describe(plan: Plan) -> str:
     """The split in a line: "a: 12 | b > c: 4 samples"."""
@@ -124,6 +127,8 @@ def _why_shares(plan: Plan, recipe: Recipe, cluster: Cluster) -> str:
     if len(work) == 1:
         return f"Chip {next(iter(work))} does all the work."
     chip = max(work, key=lambda name: (abs(work[name] - speed[name]), name))
+    if abs(work[chip] - speed[chip]) < EQUAL_SHARES:
+        return "Every chip's share of the work is its share of the speed."
     return (
         f"Work follows speed: the largest difference is chip {chip}, with {percent(work[chip])} "
         f"of the work and {percent(speed[chip])} of the speed."

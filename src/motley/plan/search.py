@@ -61,8 +61,8 @@ def effort_for(evaluator: Evaluator, classes: ChipClasses) -> Effort:
     if states <= 1000:
         return Effort(6, _spread(batch, 8), 6, 40, 4000, 32, 2000)
     if states <= 8000:
-        return Effort(3, _spread(batch, 4), 4, 24, 2500, 16, 1000)
-    return Effort(2, _spread(batch, 3), 3, 12, 1500, 8, 600)
+        return Effort(4, _spread(batch, 4), 4, 24, 2500, 32, 1500)
+    return Effort(2, _spread(batch, 3), 3, 16, 2000, 24, 1500)
 
 
 def _spread(most: int, count: int) -> tuple[int, ...]:

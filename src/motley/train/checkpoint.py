@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from motley.errors import CheckpointError, StorageError
 from motley.optim.adamw import moments
@@ -106,11 +107,11 @@ class CheckpointWriter:
             if self._is_leader:
                 _seal(partial, whole, progress)
                 _prune(self._folder, self._keep)
-        except Exception as cause:
+        except (Exception, CheckpointException) as cause:
             if self._is_leader:
                 shutil.rmtree(partial, ignore_errors=True)
             raise StorageError(
-                f"the checkpoint of step {progress.step} could not be saved: {_first_line(cause)}",
+                f"the checkpoint of step {progress.step} could not be saved: {_first_line(cause)}.",
                 remedy=f"Free space on the disk of {self._folder}; the older checkpoints are whole.",
             ) from cause
         return whole
@@ -178,7 +179,7 @@ def load_state(path: Path, state: dict[str, Tensor], *, distributed: bool = True
     """Reads a checkpoint into the tensors of `state`, whatever layout it was saved under."""
     try:
         dcp.load(state, checkpoint_id=str(path), no_dist=not distributed)
-    except Exception as cause:
+    except (Exception, CheckpointException) as cause:
         raise CheckpointError(
             f"{path} does not fit this model: {_first_line(cause)}.",
             remedy="Resume with the recipe that the run was begun with.",
@@ -194,6 +195,8 @@ def _crc32(path: Path) -> int:
 
 
 def _first_line(cause: BaseException) -> str:
+    if isinstance(cause, CheckpointException) and cause.failures:
+        cause = next(iter(cause.failures.values()))[0]
     text = str(cause).strip() or type(cause).__name__
     while cause.__cause__ is not None:
         cause = cause.__cause__

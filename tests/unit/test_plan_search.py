@@ -1,0 +1,182 @@
+"""What must hold for every plan that the search gives, and what it must reach."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plan_cases import ETHERNET, FAST, ROOMY, make_cluster, make_recipe
+
+from motley.chips.chip import Link
+from motley.cluster import Cluster
+from motley.errors import NoPlanError, RecipeError
+from motley.plan.classes import chip_classes
+from motley.plan.memory import stage_memory
+from motley.plan.plan import Plan
+from motley.plan.refine import LARGER_MICRO_BATCH
+from motley.plan.search import search
+from motley.plan.simulate import simulate
+from motley.plan.validate import validate
+from motley.recipe import Recipe
+
+speeds = st.lists(st.sampled_from([1e9, 2e9, 3e9, 5e9, 8e9]), min_size=1, max_size=4)
+links = st.sampled_from([FAST, ETHERNET, Link(bandwidth_bytes_per_s=1e7, latency_s=1e-3)])
+
+
+def least_memory(recipe: Recipe) -> int:
+    """Bytes of the whole model on one chip, with recompute and one sample at a time."""
+    return stage_memory(
+        recipe.model,
+        recipe.batch.sequence_length,
+        "fp32",
+        (0, recipe.model.num_layers),
+        num_in_flight=1,
+        micro_batch_size=1,
+        recompute=True,
+    ).total_bytes
+
+
+def efficiency(plan: Plan, recipe: Recipe, cluster: Cluster) -> float:
+    """Predicted tokens/s over the sum of what each chip gives alone, with memory enough."""
+    alone = 0.0
+    for chip in cluster.chips:
+        roomy = Cluster(chips=(dataclasses.replace(chip, memory_bytes=ROOMY),))
+        alone += search(recipe, roomy).tokens_per_s
+    return plan.tokens_per_s / alone
+
+
+@settings(max_examples=40)
+@given(speeds, links, st.integers(1, 12), st.data())
+def test_every_plan_is_whole_fits_and_is_the_same_again(
+    rates: Sequence[float], link: Link, batch: int, data: st.DataObject
+) -> None:
+    recipe = make_recipe(layers=3, global_batch=batch)
+    least = least_memory(recipe)
+    shares = st.sampled_from([0.5, 0.8, 1.1, 2.0, 100.0])
+    memory = [least * data.draw(shares) for _ in rates]
+    cluster = make_cluster(rates, memory, link)
+    try:
+        plan = search(recipe, cluster)
+    except NoPlanError as error:
+        assert "lacking" in error.message
+        assert max(memory) < 1.1 * least
+        return
+    validate(plan, recipe, cluster)
+    for placement in plan.placements():
+        assert 0 < placement.stage.memory_bytes <= placement.stage.available_bytes
+    used = [placement.stage.chip for placement in plan.placements()]
+    assert sorted([*used, *plan.idle_chips]) == [chip.name for chip in cluster.chips]
+    assert plan.step_s == simulate(plan, recipe, cluster).step_s
+    assert search(recipe, cluster) == plan
+
+
+@settings(max_examples=25)
+@given(speeds, links, st.sampled_from([1e9, 4e9]), st.integers(2, 12))
+def test_one_chip_more_never_makes_the_step_longer(
+    rates: list[float], link: Link, added: float, batch: int
+) -> None:
+    recipe = make_recipe(layers=3, global_batch=batch)
+    fewer = search(recipe, make_cluster(rates, link=link)).step_s
+    more = search(recipe, make_cluster([*rates, added], link=link)).step_s
+    assert more <= fewer * (1 + LARGER_MICRO_BATCH) * (1 + 1e-9)
+
+
+@settings(max_examples=25)
+@given(speeds, st.integers(1, 12))
+def test_doubling_all_rates_halves_the_step(rates: Sequence[float], batch: int) -> None:
+    recipe = make_recipe(layers=3, global_batch=batch)
+
+    def step(scale: float) -> float:
+        cluster = make_cluster([scale * rate for rate in rates])
+        chips = tuple(
+            dataclasses.replace(chip, memory_bandwidth_bytes_per_s=scale * 1e12)
+            for chip in cluster.chips
+        )
+        link = Link(bandwidth_bytes_per_s=scale * 1e12)
+        return search(recipe, dataclasses.replace(cluster, chips=chips, links=(link,))).step_s
+
+    assert step(2.0) == pytest.approx(step(1.0) / 2, rel=1e-6)
+
+
+def test_four_unlike_chips_come_near_their_sum() -> None:
+    recipe = make_recipe(layers=12, width=128, global_batch=64)
+    cluster = make_cluster([4e9, 2e9, 1e9, 1e9], link=ETHERNET)
+    plan = search(recipe, cluster)
+    assert efficiency(plan, recipe, cluster) >= 0.95
+    assert not plan.idle_chips
+
+
+def test_chips_that_cannot_hold_the_model_form_a_pipeline() -> None:
+    recipe = make_recipe(layers=12, width=128, global_batch=64)
+    small = 0.7 * least_memory(recipe)
+    cluster = make_cluster([8e9, 4e9, 2e9, 1e9, 1e9], [ROOMY] * 3 + [small] * 2, ETHERNET)
+    plan = search(recipe, cluster)
+    stages = {
+        stage.chip: len(replica.stages) for replica in plan.replicas for stage in replica.stages
+    }
+    assert stages["d"] > 1
+    assert stages["e"] > 1
+    assert efficiency(plan, recipe, cluster) >= 0.9
+
+
+def test_a_stage_recomputes_only_where_it_must() -> None:
+    recipe = make_recipe(layers=6, width=128, global_batch=1)
+    roomy = search(recipe, make_cluster([1e9]))
+    tight = search(recipe, make_cluster([1e9], [1.001 * least_memory(recipe)]))
+    assert not roomy.replicas[0].stages[0].recompute
+    assert tight.replicas[0].stages[0].recompute
+    assert tight.step_s > roomy.step_s
+    assert any("recomputes" in reason for reason in tight.reasons)
+
+
+def test_the_even_splits_are_among_the_rejected() -> None:
+    recipe = make_recipe(layers=6, global_batch=16)
+    plan = search(recipe, make_cluster([4e9, 1e9], [ROOMY, 0.8 * least_memory(recipe)]))
+    even_batch, even_split = plan.rejected[-2:]
+    assert even_batch.split.startswith("even batch over all chips: a: 8 | b: 8")
+    assert even_batch.reason.startswith("does not fit: chip b lacks")
+    assert even_batch.step_s is None
+    assert even_split.split.startswith("even pipeline split: a > b: 16")
+    assert even_split.step_s is not None
+    assert even_split.step_s > plan.step_s
+
+
+def test_what_is_lacking_is_named() -> None:
+    recipe = make_recipe()
+    with pytest.raises(
+        NoPlanError, match="chip 'a' needs .* and has 1 MiB: .* are lacking"
+    ) as info:
+        search(recipe, make_cluster([1e9, 1e9], [2**20, 2**19]))
+    assert "Give the chips" in info.value.remedy
+
+
+def test_an_unknown_vocabulary_is_an_error() -> None:
+    recipe = make_recipe()
+    model = dataclasses.replace(recipe.model, vocab_size=None)
+    with pytest.raises(RecipeError, match="vocab_size"):
+        search(dataclasses.replace(recipe, model=model), make_cluster([1e9]))
+
+
+def test_chips_alike_are_one_class_and_odd_links_part_them() -> None:
+    cluster = make_cluster([1e9, 2e9, 1e9, 1e9])
+    members = chip_classes(cluster, cluster.chips).members
+    assert [[chip.name for chip in chips] for chips in members] == [["a", "c", "d"], ["b"]]
+    odd = Link(between=("a", "b"), bandwidth_bytes_per_s=1e6)
+    parted = dataclasses.replace(cluster, links=(*cluster.links, odd))
+    classes = chip_classes(parted, parted.chips)
+    assert [[chip.name for chip in chips] for chips in classes.members] == [
+        ["a"],
+        ["b"],
+        ["c", "d"],
+    ]
+    assert classes.link(0, 1).bandwidth_bytes_per_s == 1e6
+    assert not classes.uniform
+
+
+def test_assumed_links_are_told() -> None:
+    cluster = dataclasses.replace(make_cluster([1e9, 1e9]), links=())
+    plan = search(make_recipe(), cluster)
+    assert any("assumed to move 2 GB/s" in reason for reason in plan.reasons)
