@@ -127,6 +127,9 @@ class Recipe:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
+        is_file_name = Path(self.name).name == self.name and self.name.isprintable()
+        if self.name in ("", "..") or not is_file_name:
+            raise ValueError(f"name: names the run's folder, which cannot be {self.name!r}")
         length, context = self.batch.sequence_length, self.model.context
         if length > context:
             raise ValueError(

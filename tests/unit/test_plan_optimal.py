@@ -17,6 +17,7 @@ from motley.plan.evaluate import Evaluator
 from motley.plan.search import search
 from motley.plan.simulate import cluster_evaluator
 from motley.recipe import BatchConfig, Recipe
+from motley.units import Precision
 
 WORST = 0.01
 """Share by which the search may miss the best step; half of it is the preference for larger
@@ -91,10 +92,10 @@ def random_case(seed: int) -> tuple[Recipe, Cluster]:
     )
     batch = draw.randint(2, {2: 8, 3: 5, 4: 4}[num_chips])
     recipe = Recipe(model=model, batch=BatchConfig(sequence_length=128, global_batch=batch))
-    precision = draw.choice(("fp32", "bf16", None))
+    formats: tuple[Precision, ...] = draw.choice((("fp32",), ("bf16",), ("fp32", "bf16")))
     chips = []
     for index in range(num_chips):
-        own = precision or draw.choice(("fp32", "bf16"))
+        own = draw.choice(formats)
         chips.append(
             Chip(
                 name=f"chip{index}",

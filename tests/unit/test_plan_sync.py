@@ -75,7 +75,7 @@ def test_replicas_that_are_cut_differently_have_their_own_holders() -> None:
 def test_every_group_is_in_one_bucket_and_large_buckets_hold_one_group(
     first: list[int], second: list[int]
 ) -> None:
-    ranges = []
+    ranges: list[tuple[int, int]] = []
     for cuts in (first, second):
         bounds = [0, *sorted(set(cuts)), 6]
         ranges += pairwise(bounds)

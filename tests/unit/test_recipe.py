@@ -71,7 +71,7 @@ models = st.builds(
 )
 recipes = st.builds(
     Recipe,
-    name=names,
+    name=st.from_regex(r"[\w][\w. +-]{0,8}", fullmatch=True).filter(str.isprintable),
     seed=st.integers(0, 2**63),
     model=models,
     data=st.builds(
@@ -188,6 +188,11 @@ def test_a_number_out_of_range_is_refused_by_its_name(place: str, value: float) 
 )
 def test_an_absurd_value_is_refused_by_its_name(section: str, name: str, value: Any) -> None:
     assert refused(table(section, **{name: value})).startswith(f"recipe.{section}.{name}: ")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/etc", "../x", "a/b", "a/", "a\n", "a\0b"])
+def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
+    assert refused(table(name=name)).startswith("recipe.name: ")
 
 
 def test_the_vocabulary_is_the_tokenizers_unless_the_model_fixes_it() -> None:

@@ -6,7 +6,7 @@ Splits are chained by hand in one process; the reference is the plain autograd t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from motley.model.layers import TOKEN_EMBEDDING
 from motley.model.transformer import Transformer, build_transformer
 from motley.plan.cost import layer_cost
 from motley.plan.memory import held_parameters
+from motley.train.assemble import hold_parameters
 from motley.train.parameters import build_parameters
 from motley.train.stage import StageRunner
 from motley.units import Precision
@@ -34,6 +35,15 @@ SPLITS = [
     for number in range(NUM_LAYERS)
     for cuts in itertools.combinations(range(1, NUM_LAYERS), number)
 ]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors are slower on many threads, by far so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def emulated(precision: Precision = "fp32") -> EmulatedRuntime:
@@ -67,10 +77,7 @@ class Pipeline:
                 layer: layer_cost(config, layer, CONTEXT, precision, recompute)
                 for layer in range(first, last)
             }
-            self.runtime.exclude(
-                [*(p for held in self.parameters for p in held.compute.values()),
-                 *parameters.compute.values()]
-            )  # fmt: skip
+            hold_parameters(self.runtime, parameters, config, CONTEXT)
             self.parameters.append(parameters)
             self.stages.append(
                 StageRunner(config, self.runtime, parameters, costs, recompute=recompute)
@@ -126,16 +133,18 @@ def reference(
     return float(loss.detach()), gradients
 
 
-def assert_same(
-    own: dict[str, Tensor], expected: dict[str, Tensor], *, relative: float
-) -> None:
-    """Each gradient is within `relative` of the expected one, by its L2 norm."""
+def assert_same(own: dict[str, Tensor], expected: dict[str, Tensor], *, relative: float) -> None:
+    """Each gradient is within `relative` of the expected one, by its L2 norm.
+
+    Where that is as good as zero (keys' biases shift all scores alike) a share of the whole counts.
+    """
     assert set(own) == set(expected)
+    norms = {name: torch.linalg.vector_norm(gradient) for name, gradient in expected.items()}
+    floor = 1e-3 * torch.linalg.vector_norm(torch.stack(list(norms.values())))
     for name, gradient in own.items():
         assert gradient.dtype == torch.float32
-        scale = torch.linalg.vector_norm(expected[name])
         error = torch.linalg.vector_norm(gradient - expected[name])
-        assert error <= relative * scale, f"{name}: {error / scale:.2e}"
+        assert error <= relative * max(norms[name], floor), f"{name}: {error / norms[name]:.2e}"
 
 
 def run(pipeline: Pipeline, batches: list[tuple[Tensor, Tensor]], factor: float = 1.0) -> float:
@@ -235,10 +244,9 @@ def test_held_memory_is_what_the_counts_say(
     config, runtime, samples = SHAPES[name], Held(precision), 2
     pipeline = Pipeline(config, WHOLE, precision=precision, recompute=recompute, runtime=runtime)
     batches = [batch(0, samples), batch(1, samples)]
-    pipeline.forward(0, *batches[0])
-    runtime.held = 0.0  # the first pass makes the rotary tables
-    pipeline.stages[0]._segments.clear()
-    pipeline.stages[0]._output_bytes.clear()
+    state_bytes = 16 + (2 if precision == "bf16" else 0)
+    assert runtime.held == state_bytes * held_parameters(config, *WHOLE)
+    runtime.held = 0.0
 
     counts = [layer_counts(config, layer, CONTEXT, precision) for layer in range(NUM_LAYERS)]
     inputs = [CONTEXT * 8, *(each.output_bytes for each in counts[:-1])]
@@ -253,7 +261,7 @@ def test_held_memory_is_what_the_counts_say(
 
 
 class Held(EmulatedRuntime):
-    """Keeps count of what is held, without the rotary tables that all layers share."""
+    """Keeps count of what is held."""
 
     def __init__(self, precision: Precision) -> None:
         super().__init__(emulated(precision).chip)
@@ -283,8 +291,9 @@ def test_evaluation_keeps_nothing_and_gives_the_same_loss() -> None:
     config, runtime = SHAPES["gpt2"], Held("fp32")
     pipeline = Pipeline(config, WHOLE, runtime=runtime)
     tokens, targets = batch()
+    before = runtime.held
     loss = pipeline.stages[0].evaluate(tokens, targets)
-    assert runtime.held == 0.0
+    assert runtime.held == before
     assert not loss.requires_grad
     assert float(loss) == pytest.approx(reference(config, [batch()])[0], rel=1e-6)
 

@@ -21,20 +21,22 @@ for verb in (verbs.probe, verbs.plan, verbs.train, verbs.sample, verbs.report, v
     app.command()(verb)
 
 INTERRUPTED = 130
+"""What typer makes of Ctrl-C, as shells do."""
 
 
 def run() -> None:
     """The entry point: an error of ours becomes one message and its exit code."""
     try:
-        app()
+        app(prog_name="motley")
     except MotleyError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.remedy:
             print(error.remedy, file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("stopped.", file=sys.stderr)
+        raise
     except BrokenPipeError:
         sys.exit(1)
 

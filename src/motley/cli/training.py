@@ -43,7 +43,7 @@ def run(
             follow(folder.events, lambda: not job.is_running)
     failure = job.failure()
     if failure is not None:
-        failure.remedy = failure.remedy.replace("RUN", str(folder.path))
+        failure.remedy = failure.remedy.replace("--resume RUN", f"--resume {folder.path}")
         raise failure
     if as_json:
         print_json(summary_dict(RunHistory.load(folder.path)))

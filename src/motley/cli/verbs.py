@@ -31,7 +31,7 @@ def plan(
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("plan.json"),
     as_json: AsJson = False,
 ) -> None:
-    """Find the best split of a recipe over a cluster, and say what it will give."""
+    """Find the best split of a recipe over a cluster, and predict it."""
     from motley.cli import planning
 
     planning.run(recipe, cluster, out, as_json=as_json)
@@ -51,7 +51,7 @@ def train(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a recipe on a cluster: probes, plans, prints the plan and trains."""
+    """Train a recipe on a cluster: probe, plan, show the plan, train."""
     from motley.cli import training
 
     training.run(recipe, cluster, plan, run, resume, as_json=as_json)

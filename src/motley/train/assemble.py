@@ -13,6 +13,8 @@ from motley.chips.emulated import EmulatedEdge, open_chip
 from motley.chips.runtime import TORCH_DTYPES, Runtime
 from motley.chips.vendors import collective_backend
 from motley.cluster import Cluster
+from motley.model.attention import rotary_tables
+from motley.model.config import ModelConfig
 from motley.optim.adamw import build_adamw
 from motley.plan.cost import layer_cost
 from motley.plan.plan import Placement, Plan
@@ -106,7 +108,7 @@ def build_engine(
     groups = make_groups(plan, cluster, buckets)
     runtime = open_chip(cluster.chip(stage.chip))
     parameters = build_parameters(config, stage.layers, runtime, recipe.seed)
-    _hold_parameters(runtime, parameters)
+    hold_parameters(runtime, parameters, config, recipe.batch.sequence_length)
     costs = {
         layer: layer_cost(
             config, layer, recipe.batch.sequence_length, stage.precision, stage.recompute
@@ -132,10 +134,20 @@ def build_engine(
     return engine, groups
 
 
-def _hold_parameters(runtime: Runtime, parameters: StageParameters) -> None:
-    """Masters, gradients and two moments in fp32, and the compute copy if there is one."""
+def hold_parameters(
+    runtime: Runtime, parameters: StageParameters, config: ModelConfig, sequence_length: int
+) -> None:
+    """Masters, gradients and two moments in fp32, and the compute copy if there is one.
+
+    Neither they nor the rotary tables, which all layers share, count as activations.
+    """
     copy_bytes = 0 if runtime.dtype == torch.float32 else runtime.dtype.itemsize
-    runtime.exclude(parameters.compute.values())
+    tables = (
+        rotary_tables(config, sequence_length, runtime.device, runtime.dtype)
+        if config.positions == "rotary"
+        else ()
+    )
+    runtime.exclude([*parameters.compute.values(), *tables])
     runtime.hold(parameters.num_parameters * (16 + copy_bytes))
 
 

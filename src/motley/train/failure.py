@@ -21,7 +21,19 @@ from motley.errors import (
 )
 from motley.plan.plan import Plan
 
-PEER_LOST = ("connection closed by peer", "connection reset", "broken pipe", "timed out waiting")
+PEER_LOST = (
+    "connection closed by peer",
+    "connection reset",
+    "connection refused",
+    "connection was likely closed",
+    "broken pipe",
+    "timed out waiting",
+    "caused pair closure",
+    "remote process exited",
+)
+"""What gloo, the rendezvous store and the collective libraries say when another rank is gone."""
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "unable to allocate", "memoryerror")
 
 
 def write_failure(folder: Path, rank: int, chip: str, error: BaseException) -> None:
@@ -44,19 +56,24 @@ def write_failure(folder: Path, rank: int, chip: str, error: BaseException) -> N
 def explain(folder: Path, plan: Plan, exit_codes: Mapping[int, int], step: int) -> MotleyError:
     """The one error of a failed run, from the accounts and the processes' exit codes."""
     accounts = _read_accounts(folder)
+    causes = [account for account in accounts if not _lost_its_peer(account)]
     chips = {place.rank: place.stage.chip for place in plan.placements()}
-    for account in accounts:
+    for account in causes:
         if account["is_ours"]:
             return _as_error(account, folder)
     for rank, code in sorted(exit_codes.items()):
         if code < 0 and code != -signal.SIGTERM:
             return _lost(chips.get(rank, "?"), rank, f"killed by {_signal_name(-code)}", step)
-    for account in accounts:
-        if not any(text in account["message"].lower() for text in PEER_LOST):
-            return _as_error(account, folder)
-    rank = min(exit_codes, default=0)
+    if causes:
+        return _as_error(causes[0], folder)
+    silent = set(exit_codes) - {account["rank"] for account in accounts}
+    rank = min(silent or exit_codes, default=0)
     code = exit_codes.get(rank, 1)
     return _lost(chips.get(rank, "?"), rank, f"its process ended with code {code}", step)
+
+
+def _lost_its_peer(account: dict[str, Any]) -> bool:
+    return any(text in account["message"].lower() for text in PEER_LOST)
 
 
 def _lost(chip: str, rank: int, how: str, step: int) -> ChipLostError:
@@ -70,13 +87,14 @@ def _lost(chip: str, rank: int, how: str, step: int) -> ChipLostError:
 def _as_error(account: dict[str, Any], folder: Path) -> MotleyError:
     kind, chip = account["kind"], account["chip"]
     remedy = account["remedy"] or f"The full trace is in {folder}/rank-{account['rank']}.json."
-    if kind == "ChipOutOfMemoryError" or "out of memory" in account["message"].lower():
-        return ChipOutOfMemoryError(account["message"], chip=chip, remedy=remedy)
     message = account["message"]
     if not account["is_ours"]:
         message = f"chip '{chip}' (rank {account['rank']}) failed: {kind}: {message}"
+    if any(text in f"{kind}: {message}".lower() for text in OUT_OF_MEMORY):
+        return ChipOutOfMemoryError(message, chip=chip, remedy=remedy)
     error = TrainingError(message, remedy=remedy)
-    error.exit_code = account["exit_code"]  # type: ignore[misc]
+    if account["is_ours"]:
+        error.exit_code = account["exit_code"]
     return error
 
 

@@ -64,7 +64,10 @@ class RunFolder:
         return self.cluster().chip(stage.chip)
 
     def data_folder(self) -> Path:
-        return Path(self._read("data.json")["folder"])
+        folder = self._read("data.json").get("folder")
+        if not isinstance(folder, str):
+            raise RunFolderError(f"{self.path / 'data.json'} names no folder.")
+        return Path(folder)
 
     def write(self, recipe: Recipe, cluster: Cluster, plan: Plan, data_folder: Path) -> None:
         """Writes what is run; `StorageError` if the disk does not take it."""
