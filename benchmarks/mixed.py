@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from common import Measured, only, origin, prepared, run_plan, say, with_memory, with_steps
-
 from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.data import PreparedData
-from motley.plan.build import build_plan, even_pipeline
+from motley.plan.build import even_pipeline
 from motley.plan.memory import stage_memory
 from motley.plan.search import search
 from motley.recipe import Recipe, parse_recipe

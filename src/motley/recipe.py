@@ -36,7 +36,9 @@ class DataConfig:
         if self.vocab_size < 257:
             raise ValueError("vocab_size: must be at least 257 (256 bytes and the end of text)")
         if not 0 < self.held_out_share < 1:
-            raise ValueError(f"held_out_share: must be between 0 and 1, found {self.held_out_share}")
+            raise ValueError(
+                f"held_out_share: must be between 0 and 1, found {self.held_out_share}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

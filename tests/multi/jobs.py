@@ -1,4 +1,4 @@
-"""What the tests with several processes share: small recipes, fast emulated clusters, finished runs."""
+"""What the tests with several processes share: small recipes, fast clusters, finished runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from motley.cluster import Cluster
 from motley.data import PreparedData, prepare
 from motley.events import Event, read_events
 from motley.plan.build import build_plan
-from motley.plan.evaluate import ReplicaChoice, StageChoice
+from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.plan import Plan
 from motley.recipe import Recipe, parse_recipe
 from motley.train.folder import RunFolder, create_run_folder
@@ -58,9 +58,7 @@ def cluster(*precisions: str) -> Cluster:
     return Cluster(name="test", chips=chips)
 
 
-def plan_of(
-    recipe: Recipe, cluster: Cluster, *replicas: tuple[Pipeline, int, int]
-) -> Plan:
+def plan_of(recipe: Recipe, cluster: Cluster, *replicas: tuple[Pipeline, int, int]) -> Plan:
     """A plan by hand; each replica is (stages, micro-batch size, samples)."""
     split = tuple(
         ReplicaChoice(tuple(StageChoice(*stage) for stage in stages), size, samples)

@@ -1,4 +1,4 @@
-"""Any plan resumes any checkpoint; a broken checkpoint is passed over; a full disk loses nothing."""
+"""Any plan resumes any checkpoint; a broken one is passed over; a full disk loses nothing."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -57,11 +59,12 @@ def test_it_is_the_papers_algorithm() -> None:
 def test_it_equals_torchs_own() -> None:
     held, reference = parameters(), parameters()
     optimizer = build_adamw(held, CONFIG)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in reference if p.ndim >= 2]},
+        {"params": [p for p in reference if p.ndim < 2], "weight_decay": 0.0},
+    ]
     plain = torch.optim.AdamW(
-        [
-            {"params": [p for p in reference if p.ndim >= 2]},
-            {"params": [p for p in reference if p.ndim < 2], "weight_decay": 0.0},
-        ],
+        groups,
         lr=3e-3, betas=(0.8, 0.99), eps=1e-7, weight_decay=0.2, fused=True,
     )  # fmt: skip
     for step in range(5):
@@ -90,9 +93,9 @@ def test_state_that_is_made_up_front_changes_nothing() -> None:
     held, late = parameters(), parameters()
     early_optimizer, late_optimizer = build_adamw(held, CONFIG), build_adamw(late, CONFIG)
     for parameter in held:
-        first, second, step = moments(early_optimizer, parameter)
+        first, second, updates = moments(early_optimizer, parameter)
         assert first.shape == second.shape == parameter.shape
-        assert float(step) == 0.0
+        assert float(updates) == 0.0
     for step in range(3):
         for group, optimizer in ((held, early_optimizer), (late, late_optimizer)):
             set_gradients(group, step)
@@ -110,9 +113,7 @@ def test_moments_are_live() -> None:
     copy = [nn.Parameter(parameter.detach().clone()) for parameter in held]
     restored = build_adamw(copy, CONFIG)
     for own, other in zip(held, copy, strict=True):
-        for target, source in zip(
-            moments(restored, other), moments(optimizer, own), strict=True
-        ):
+        for target, source in zip(moments(restored, other), moments(optimizer, own), strict=True):
             target.copy_(source)
     for group, used in ((held, optimizer), (copy, restored)):
         set_gradients(group, 2)

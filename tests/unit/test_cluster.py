@@ -215,7 +215,7 @@ def test_what_is_wrong_is_named(table: dict[str, Any], message: str) -> None:
     "name", ["memory_bytes", "memory_bandwidth_bytes_per_s", "training_efficiency"]
 )
 def test_a_chips_figure_out_of_range_is_refused_by_its_name(name: str, value: float) -> None:
-    message = refused({"chip": [chip(**{name: value})]})
+    message = refused({"chip": [{**chip(), name: value}]})
     assert message.startswith(f"cluster: chip 1.{name}: ")
 
 

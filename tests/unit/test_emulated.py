@@ -131,7 +131,7 @@ def test_saving_counts_each_storage_once_and_no_parameter() -> None:
         output = (hidden * hidden).exp()  # keeps `hidden` (twice) and its own output
     assert saved.num_bytes == 3 * 4 * 8 * 4
     assert runtime.peak_memory_bytes() == saved.num_bytes
-    output.sum().backward()
+    torch.autograd.backward(output.sum())
 
 
 def test_saving_more_than_the_chip_has_is_refused() -> None:

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 import torch
-from model_shapes import CONTEXT, SHAPES
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from model_shapes import CONTEXT, SHAPES
 from motley.model.attention import rotary_tables
 from motley.model.config import ModelConfig
 from motley.model.counts import (

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from model_shapes import CONTEXT, SHAPES, VOCABULARY
 from torch import Tensor
 
+from model_shapes import CONTEXT, SHAPES, VOCABULARY
 from motley.errors import CheckpointError, RecipeError
 from motley.model.config import ModelConfig
 from motley.model.huggingface import (

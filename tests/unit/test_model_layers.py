@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_shapes import CONTEXT, SHAPES, VOCABULARY
 from torch import Tensor
 from torch.nn import functional
 
+from model_shapes import CONTEXT, SHAPES, VOCABULARY
 from motley.errors import CheckpointError
 from motley.model.attention import causal_attention, rotary_tables, rotate
 from motley.model.generate import choose, generate

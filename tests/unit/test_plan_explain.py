@@ -8,13 +8,13 @@ import os
 from pathlib import Path
 
 import pytest
-from plan_cases import ETHERNET, ROOMY, make_cluster, make_recipe
 from rich.console import Console
 
 from motley.cluster import Cluster
 from motley.plan.explain import render, to_json
 from motley.plan.search import search
 from motley.recipe import Recipe
+from plan_cases import ETHERNET, ROOMY, make_cluster, make_recipe
 
 GOLDEN = Path(__file__).with_name("golden")
 

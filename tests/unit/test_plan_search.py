@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_cases import ETHERNET, FAST, ROOMY, make_cluster, make_recipe
 
 from motley.chips.chip import Link
 from motley.cluster import Cluster
@@ -21,6 +20,7 @@ from motley.plan.search import search
 from motley.plan.simulate import simulate
 from motley.plan.validate import validate
 from motley.recipe import Recipe
+from plan_cases import ETHERNET, FAST, ROOMY, make_cluster, make_recipe
 
 speeds = st.lists(st.sampled_from([1e9, 2e9, 3e9, 5e9, 8e9]), min_size=1, max_size=4)
 links = st.sampled_from([FAST, ETHERNET, Link(bandwidth_bytes_per_s=1e7, latency_s=1e-3)])

@@ -8,7 +8,6 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_cases import ETHERNET, make_chip, make_cluster, make_recipe
 
 from motley.chips.chip import Link
 from motley.cluster import Cluster
@@ -26,6 +25,7 @@ from motley.plan.memory import held_parameters
 from motley.plan.simulate import simulate
 from motley.plan.sync import all_reduce_seconds, gradient_buckets
 from motley.recipe import Recipe
+from plan_cases import ETHERNET, make_chip, make_cluster, make_recipe
 
 
 def stage_flops(recipe: Recipe, first: int, last: int) -> tuple[float, float]:

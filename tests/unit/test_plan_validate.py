@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan_cases import make_cluster, make_recipe
 
 from motley.errors import NoPlanError, PlanMismatchError
 from motley.plan.build import build_plan
 from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.plan import Plan, Replica, Stage, load_plan
 from motley.plan.validate import validate
+from plan_cases import make_cluster, make_recipe
 
 RECIPE = make_recipe(global_batch=8)
 CLUSTER = make_cluster([1e9, 2e9, 1e9])

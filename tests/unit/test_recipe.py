@@ -1,4 +1,4 @@
-"""The recipe: read back as written, strict about keys and ranges, its digest tells recipes apart."""
+"""The recipe: read back as written, strict about keys and ranges, told apart by its digest."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ import statistics
 from pathlib import Path
 
 import pytest
-from report_sample import MIX, Event, Sample, resumed, write_run
 
 from motley.errors import RunFolderError
 from motley.report import RunHistory, summary_dict
 from motley.report.figures import run_figures
+from report_sample import MIX, Event, Sample, resumed, write_run
 
 
 def test_a_finished_run() -> None:

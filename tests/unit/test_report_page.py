@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_sample import MIX, Event, Sample, resumed, sixteen, write_run
 
 from motley.errors import RunFolderError, StorageError
 from motley.report import RunHistory, write_report
 from motley.report.page import page_html
 from motley.report.timeline_chart import MOST_SPANS, choose
+from report_sample import MIX, Event, Sample, resumed, sixteen, write_run
 
 SECTIONS = ("loss", "chips", "timeline", "time", "memory", "predictions", "log", "recipe")
 EVIL = '<script>alert("x")</script>&\'"'

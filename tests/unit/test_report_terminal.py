@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from report_sample import Sample, resumed, sixteen, write_run
 from rich.console import Console, RenderableType
 
 from motley.errors import RunFolderError
 from motley.report import RunHistory, follow, render, summary
 from motley.report.terminal import sparkline
+from report_sample import Sample, resumed, sixteen, write_run
 
 LIVE_80 = """\
 mix-30m  step 120 of 240  ━━━━━━━━━━━━━━━━━━━━━━━━━━━

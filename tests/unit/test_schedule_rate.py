@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given
@@ -41,10 +42,7 @@ def test_the_warm_up_is_linear_and_ends_at_the_peak(peak: float, schedule: Sched
 @given(peaks, schedules())
 def test_the_decay_never_rises_and_ends_at_its_share(peak: float, schedule: ScheduleConfig) -> None:
     falling = rates(peak, schedule)[schedule.warmup_steps :]
-    assert all(
-        later <= earlier * (1 + 1e-12)
-        for earlier, later in zip(falling, falling[1:], strict=False)
-    )
+    assert all(later <= earlier * (1 + 1e-12) for earlier, later in itertools.pairwise(falling))
     share = 1.0 if schedule.decay == "constant" else schedule.final_share
     assert falling[-1] == pytest.approx(peak * share, abs=1e-12 * peak)
 

@@ -128,7 +128,8 @@ def test_any_value_is_taken_or_refused_by_name(value: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a = ", "a = 1\na = 2", f"a = {'1' * 5000}", f"a = {'[' * 5000}"],
+    "text",
+    ["a = ", "a = 1\na = 2", f"a = {'1' * 5000}", f"a = {'[' * 5000}"],
     ids=["no value", "key twice", "number without end", "nesting without end"],
 )
 def test_a_file_that_is_not_toml(tmp_path: Path, text: str) -> None:

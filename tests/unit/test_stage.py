@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from model_shapes import CONTEXT, SHAPES, VOCABULARY
 from torch import Tensor
 
+from model_shapes import CONTEXT, SHAPES, VOCABULARY
 from motley.chips.chip import Chip
 from motley.chips.emulated import EmulatedRuntime
 from motley.chips.runtime import Runtime
@@ -125,7 +125,7 @@ def reference(
 ) -> tuple[float, dict[str, Tensor]]:
     model: Transformer = build_transformer(config, seed=SEED)
     loss = torch.stack([model.loss(tokens, targets) for tokens, targets in batches]).sum()
-    (loss * factor).backward()
+    torch.autograd.backward(loss * factor)
     gradients = {}
     for name, parameter in model.named().items():
         assert parameter.grad is not None

@@ -1,4 +1,4 @@
-"""A chip and a link as the planner and the trainer see them: rates, memory and where they come from."""
+"""A chip and a link as planner and trainer see them: rates, memory and where they come from."""
 
 from __future__ import annotations
 

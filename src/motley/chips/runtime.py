@@ -55,7 +55,8 @@ class Runtime:
         """Time between two marks; on an accelerator only after `synchronize`."""
         if isinstance(first, torch.Event) and isinstance(second, torch.Event):
             return float(first.elapsed_time(second)) / 1e3
-        assert isinstance(first, float) and isinstance(second, float)
+        assert isinstance(first, float)
+        assert isinstance(second, float)
         return second - first
 
     def spend(self, flops: float, num_bytes: float = 0.0) -> None:

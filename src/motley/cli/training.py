@@ -1,4 +1,4 @@
-"""`motley train`: prepare, plan, print the plan, start the ranks, show progress, explain the end."""
+"""`motley train`: prepare, plan, show the plan, start the ranks, show progress, explain the end."""
 
 from __future__ import annotations
 

@@ -61,8 +61,10 @@ def sample(
     run: RunFolderArgument,
     prompt: Annotated[str, typer.Option("--prompt", help="The text to go on from.")] = "",
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to write.")] = 200,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0)] = 0.8,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed, the same text.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Let a trained model write."""

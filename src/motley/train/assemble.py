@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -93,14 +94,12 @@ def make_groups(plan: Plan, cluster: Cluster, buckets: tuple[Bucket, ...]) -> Gr
 
 
 def _new_group(ranks: list[int], backend: str) -> dist.ProcessGroup:
+    """A rank that is not in it gets a placeholder that it never uses."""
     group = dist.new_group(ranks, backend=backend, timeout=PEER_TIMEOUT)
-    assert group is not None
-    return group
+    return cast(dist.ProcessGroup, group)
 
 
-def build_engine(
-    recipe: Recipe, cluster: Cluster, plan: Plan, rank: int
-) -> tuple[Engine, Groups]:
+def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tuple[Engine, Groups]:
     """The engine of `rank`, with freshly initialised parameters. All ranks call it together."""
     placement = list(plan.placements())[rank]
     config, stage = recipe.model, placement.stage
@@ -153,9 +152,7 @@ def hold_parameters(
 
 def _answers_for(buckets: tuple[Bucket, ...], rank: int) -> tuple[int, ...]:
     """Each group is answered for by the lowest rank that holds it."""
-    return tuple(
-        group for bucket in buckets if bucket.ranks[0] == rank for group in bucket.groups
-    )
+    return tuple(group for bucket in buckets if bucket.ranks[0] == rank for group in bucket.groups)
 
 
 def _make_reducer(
@@ -168,18 +165,13 @@ def _make_reducer(
     held = [index for index, bucket in enumerate(buckets) if rank in bucket.ranks]
     return GradientReducer(
         runtime,
-        {
-            index: [parameters.buffers[group] for group in buckets[index].groups]
-            for index in held
-        },
+        {index: [parameters.buffers[group] for group in buckets[index].groups] for index in held},
         {index: groups.buckets[index] for index in held},
         direct={index: groups.bucket_is_direct[index] for index in held},
     )
 
 
-def _make_edges(
-    placement: Placement, cluster: Cluster, runtime: Runtime, groups: Groups
-) -> Edges:
+def _make_edges(placement: Placement, cluster: Cluster, runtime: Runtime, groups: Groups) -> Edges:
     rank, stages = placement.rank, placement.replica.stages
 
     def sender(step: int) -> Sender:

@@ -23,9 +23,7 @@ class ReductionClock:
         chips = [place.stage.chip for place in plan.placements()]
         self._seconds = [_declared_seconds(bucket, chips, cluster) for bucket in buckets]
 
-    def barrier(
-        self, reports: Sequence[RankReport], ready: Sequence[Mapping[int, float]]
-    ) -> float:
+    def barrier(self, reports: Sequence[RankReport], ready: Sequence[Mapping[int, float]]) -> float:
         """The moment at which all chips are done and all buckets are reduced.
 
         Each rank has one channel and takes its buckets in the common order; a bucket begins when

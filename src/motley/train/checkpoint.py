@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from motley.errors import CheckpointError, StorageError
 from motley.optim.adamw import moments
@@ -78,9 +79,8 @@ class CheckpointWriter:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True, exist_ok=True)
         dist.barrier(group=self._group)
-        future = dcp.async_save(
-            state, checkpoint_id=str(target), process_group=self._group
-        )
+        future = async_save(state, checkpoint_id=str(target), process_group=self._group)
+        assert isinstance(future, Future)
         self._running = (future, progress)
 
     @property
@@ -112,7 +112,7 @@ class CheckpointWriter:
                 shutil.rmtree(partial, ignore_errors=True)
             raise StorageError(
                 f"the checkpoint of step {progress.step} could not be saved: {_first_line(cause)}.",
-                remedy=f"Free space on the disk of {self._folder}; the older checkpoints are whole.",
+                remedy=f"Free space on the disk of {self._folder}; older checkpoints are whole.",
             ) from cause
         return whole
 
@@ -178,7 +178,7 @@ def read_progress(path: Path) -> Progress:
 def load_state(path: Path, state: dict[str, Tensor], *, distributed: bool = True) -> None:
     """Reads a checkpoint into the tensors of `state`, whatever layout it was saved under."""
     try:
-        dcp.load(state, checkpoint_id=str(path), no_dist=not distributed)
+        load(state, checkpoint_id=str(path), no_dist=not distributed)
     except (Exception, CheckpointException) as cause:
         raise CheckpointError(
             f"{path} does not fit this model: {_first_line(cause)}.",

@@ -98,18 +98,14 @@ class Engine:
 
     def train_step(self, step: int, source: SampleSource, *, stop: bool) -> StepResult:
         """One update, number `step` from 0. `DivergedError` if the loss is not finite."""
-        rate = learning_rate(
-            self.recipe.optimizer.learning_rate, self.recipe.schedule, step
-        )
+        rate = learning_rate(self.recipe.optimizer.learning_rate, self.recipe.schedule, step)
         loss_sum, num_targets = self._pipeline(step, source)
         with self.timer.span("sync"):
             self.reducer.finish()
             squared_norm = self._squared_norm()
             self.runtime.synchronize()
             report = self._report(loss_sum, num_targets, squared_norm, stop)
-            reports, ready = exchange(
-                report, self.reducer.ready, len(self.buckets), self.control
-            )
+            reports, ready = exchange(report, self.reducer.ready, len(self.buckets), self.control)
             self.runtime.wait_until(self.clock.barrier(reports, ready))
         spans = self.timer.spans()
         totals = self.timer.totals()
@@ -150,9 +146,7 @@ class Engine:
         self._pending = self._layers_per_bucket()
         losses: list[Tensor] = []
         targets: dict[int, Tensor | None] = {}
-        schedule = one_forward_one_backward(
-            place.position, len(replica.stages), num_micro_batches
-        )
+        schedule = one_forward_one_backward(place.position, len(replica.stages), num_micro_batches)
         num_targets = 0.0
         for action in schedule:
             if action.kind == "forward":
@@ -203,9 +197,7 @@ class Engine:
         with self.timer.span("wait", micro_batch):
             return receiver.receive()
 
-    def _forward(
-        self, micro_batch: int, tokens: Tensor | None, targets: Tensor | None
-    ) -> Tensor:
+    def _forward(self, micro_batch: int, tokens: Tensor | None, targets: Tensor | None) -> Tensor:
         stage_input = (
             tokens if tokens is not None else self._receive(self.edges.inputs, micro_batch)
         )

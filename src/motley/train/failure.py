@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from motley import errors
 from motley.errors import (
     ChipLostError,
     ChipOutOfMemoryError,
@@ -85,17 +86,19 @@ def _lost(chip: str, rank: int, how: str, step: int) -> ChipLostError:
 
 
 def _as_error(account: dict[str, Any], folder: Path) -> MotleyError:
-    kind, chip = account["kind"], account["chip"]
+    """The error that the rank raised; one that is not ours becomes a `TrainingError`."""
+    chip, message = account["chip"], account["message"]
     remedy = account["remedy"] or f"The full trace is in {folder}/rank-{account['rank']}.json."
-    message = account["message"]
-    if not account["is_ours"]:
-        message = f"chip '{chip}' (rank {account['rank']}) failed: {kind}: {message}"
-    if any(text in f"{kind}: {message}".lower() for text in OUT_OF_MEMORY):
+    raised = getattr(errors, account["kind"], None) if account["is_ours"] else None
+    if raised is ChipOutOfMemoryError or "out of memory" in message.lower():
         return ChipOutOfMemoryError(message, chip=chip, remedy=remedy)
-    error = TrainingError(message, remedy=remedy)
-    if account["is_ours"]:
-        error.exit_code = account["exit_code"]
-    return error
+    if raised is not None:
+        error: MotleyError = raised(message, remedy=remedy)
+        return error
+    return TrainingError(
+        f"chip '{chip}' (rank {account['rank']}) failed: {account['kind']}: {message}",
+        remedy=remedy,
+    )
 
 
 def _read_accounts(folder: Path) -> list[dict[str, Any]]:

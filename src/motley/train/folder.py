@@ -1,11 +1,11 @@
 """The run folder: everything of one training, as files.
 
-    recipe.json  cluster.json  plan.json   what is run, resolved; each resume rewrites plan.json
-    data.json                              where the token shards lie
-    events.jsonl                           what happened, one event a line
-    checkpoints/                           training state
-    logs/  failures/                       output of the processes; the cause if one failed
-    stop                                   there while the run was asked to stop
+recipe.json  cluster.json  plan.json   what is run, resolved; each resume rewrites plan.json
+data.json                              where the token shards lie
+events.jsonl                           what happened, one event a line
+checkpoints/                           training state
+logs/  failures/                       output of the processes; the cause if one failed
+stop                                   there while the run was asked to stop
 """
 
 from __future__ import annotations

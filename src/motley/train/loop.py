@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
@@ -79,9 +78,7 @@ class Training:
             return
         engine = self.engine
         names = [
-            name
-            for group in engine.answers_for
-            for name in engine.parameters.group_names[group]
+            name for group in engine.answers_for for name in engine.parameters.group_names[group]
         ]
         self._save_began = time.monotonic()
         self.writer.begin(
@@ -110,4 +107,3 @@ class Training:
             return
         if self.journal and path is not None:
             self.journal.checkpoint(self._saved_step, path, time.monotonic() - self._save_began)
-

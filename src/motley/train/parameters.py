@@ -87,9 +87,7 @@ def build_parameters(
     group_names = _group_names(config, layers, layer_names)
     gradients, buffers = _gradient_buffers(masters, group_names)
     _attach(masters, compute, gradients)
-    return StageParameters(
-        modules, compute, masters, gradients, buffers, layer_names, group_names
-    )
+    return StageParameters(modules, compute, masters, gradients, buffers, layer_names, group_names)
 
 
 def _compute_copy(master: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
@@ -127,7 +125,7 @@ def _gradient_buffers(
     for group, names in group_names.items():
         sizes = [masters[name].numel() for name in names]
         buffer = torch.zeros(sum(sizes), device=masters[names[0]].device)
-        for name, piece in zip(names, buffer.split(sizes), strict=True):
+        for name, piece in zip(names, torch.split(buffer, sizes), strict=True):
             gradients[name] = piece.view_as(masters[name])
         buffers[group] = buffer
     return gradients, buffers

@@ -100,4 +100,3 @@ def _settle(plan: Plan | None, recipe: Recipe, cluster: Cluster, report: Report)
     validate(plan, recipe, cluster)
     report("Using the given plan.")
     return plan
-

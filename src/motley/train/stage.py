@@ -106,7 +106,8 @@ class StageRunner:
             segment = segments.pop()
             if self._recompute:
                 self._recompute_layer(layer, segment, targets)
-            assert segment.output is not None and current is not None
+            assert segment.output is not None
+            assert current is not None
             torch.autograd.backward(segment.output, current.to(segment.output.dtype))
             self._parameters.collect(layer)
             current = segment.layer_input.grad

@@ -39,22 +39,16 @@ def _share(engine: Engine, num_samples: int) -> range:
     """This replica's part, in proportion to its share of the training batch."""
     replica = engine.placement.replica
     before, whole = engine.placement.first_sample, engine.recipe.batch.global_batch
-    first, last = (
-        num_samples * bound // whole for bound in (before, before + replica.num_samples)
-    )
+    first, last = (num_samples * bound // whole for bound in (before, before + replica.num_samples))
     return range(first, last)
 
 
-def _score(
-    engine: Engine, held_out: SampleSource, batch: range, token_bytes: Tensor
-) -> Tensor:
+def _score(engine: Engine, held_out: SampleSource, batch: range, token_bytes: Tensor) -> Tensor:
     place, device = engine.placement, engine.runtime.device
     tokens, targets = (torch.from_numpy(array) for array in held_out.batch(batch))
     stage_input = tokens.to(device) if place.is_first else _receive(engine)
     with engine.timer.span("forward"):
-        output = engine.runner.evaluate(
-            stage_input, targets.to(device) if place.is_last else None
-        )
+        output = engine.runner.evaluate(stage_input, targets.to(device) if place.is_last else None)
     if not place.is_last:
         assert engine.edges.outputs is not None
         engine.edges.outputs.send(output)

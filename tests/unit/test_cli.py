@@ -1,0 +1,284 @@
+"""The command line: what each verb takes, its help, and how it fails: one message, one code.
+
+The help texts lie in `golden/`; MOTLEY_REWRITE_GOLDEN=1 writes them anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import motley.cli.main as main
+from motley.errors import MotleyError, NoPlanError
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = Path(main.__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+DEMO_CLUSTER = str(ROOT / "clusters" / "demo.toml")
+VERBS = ("probe", "plan", "train", "sample", "report", "doctor")
+
+FLAGS = {
+    "probe": ["--help", "--json", "--out"],
+    "plan": ["--cluster", "--help", "--json", "--out", "RECIPE"],
+    "train": ["--cluster", "--help", "--json", "--plan", "--resume", "--run", "RECIPE"],
+    "sample": ["--help", "--json", "--prompt", "--seed", "--temperature", "--tokens", "RUN"],
+    "report": ["--help", "--json", "RUN"],
+    "doctor": ["--help", "--json"],
+}
+"""Everything that the user can say. A new flag needs a reason, and a line here."""
+
+RECIPE = """\
+name = "tiny"
+[model]
+layers = 1
+width = 16
+heads = 2
+context = 16
+[data]
+corpus = ["text"]
+vocab_size = 300
+held_out_share = 0.5
+[batch]
+sequence_length = 16
+global_batch = 8
+[schedule]
+steps = 3
+"""
+
+
+def motley(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs the command as a user would, without colours and 80 columns wide."""
+    fixed = {"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1", "PYTHONPATH": str(PACKAGE.parent)}
+    environment = {**os.environ, **fixed}
+    if cwd is not None:
+        environment["XDG_CACHE_HOME"] = str(cwd / "cache")
+    return subprocess.run(
+        [sys.executable, "-m", "motley.cli.main", *arguments],
+        capture_output=True, text=True, timeout=100, check=False, env=environment, cwd=cwd,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a small recipe and its text."""
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "text").mkdir()
+    for index in range(12):
+        lines = [f"line {number} of the text {index}" for number in range(40)]
+        (tmp_path / "text" / f"{index}.txt").write_text("\n".join(lines))
+    return tmp_path
+
+
+def fails(result: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one message of a command that failed as it should."""
+    assert result.returncode == code, result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("error:") == 1
+    return result.stderr[result.stderr.index("error:") :]
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help(verb: str) -> None:
+    result = motley(*verb.split(), "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    path = GOLDEN / f"cli_{verb or 'motley'}.txt"
+    if os.environ.get("MOTLEY_REWRITE_GOLDEN") == "1":
+        path.write_text(result.stdout)
+    assert result.stdout == path.read_text()
+
+
+def test_without_a_verb_the_help_is_shown() -> None:
+    result = motley()
+    assert result.returncode == 2
+    assert (GOLDEN / "cli_motley.txt").read_text().strip() in result.stdout + result.stderr
+
+
+def test_the_verbs_and_their_flags_are_these() -> None:
+    group: Any = typer.main.get_command(main.app)
+    taken = {
+        verb: sorted(
+            {name for each in command.params for name in (each.opts if each.param_type_name
+             == "option" else [each.metavar])} | {"--help"}
+        )
+        for verb, command in group.commands.items()
+    }  # fmt: skip
+    assert taken == FLAGS
+    assert tuple(group.commands) == VERBS
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["train --wrong", "frobnicate", "plan", "report", "sample x --tokens 0", "sample x --seed a"],
+)
+def test_a_wrong_use_is_explained_with_code_2(arguments: str) -> None:
+    result = motley(*arguments.split())
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "--help" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("plan nope.toml", 11, "error: nope.toml: no such file.\nCheck the path.\n"),
+        ("train nope.toml", 11, "error: nope.toml: no such file.\nCheck the path.\n"),
+        ("train .", 11, "error: . is a folder, not a file.\nName the TOML file.\n"),
+        ("train", 2, "error: no recipe.\nmotley train RECIPE, or --resume RUN.\n"),
+        (
+            "train recipe.toml --resume run",
+            2,
+            "error: --resume goes on with a run's own recipe and folder.\n"
+            "Leave out the recipe and --run.\n",
+        ),
+        (
+            "plan recipe.toml --cluster nope.toml",
+            12,
+            "error: nope.toml: no such file.\nCheck the path.\n",
+        ),
+        (
+            "train recipe.toml --cluster recipe.toml",
+            12,
+            "error: recipe.toml: unknown key 'model'.\nKnown keys: name, chip, link.\n",
+        ),
+        (
+            "train recipe.toml --plan nope.json",
+            16,
+            "error: nope.json: no such file.\nRun 'motley plan'.\n",
+        ),
+        ("report nope", 17, "error: nope is not a run: no such folder.\nCheck the path.\n"),
+        ("sample nope", 17, "error: nope is not a run: no such folder.\nCheck the path.\n"),
+        ("train --resume nope", 17, "error: nope is not a run: no such folder.\nCheck the path.\n"),
+        (
+            "report text",
+            17,
+            "error: text is not a run: there is no recipe.json in it.\nCheck the path.\n",
+        ),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_message(
+    folder: Path, arguments: str, code: int, message: str
+) -> None:
+    assert fails(motley(*arguments.split(), cwd=folder), code) == message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "global_batch",
+            "global_bach",
+            "recipe.toml.batch: unknown key 'global_bach'.\nDid you mean 'global_batch'?\n",
+        ),
+        (
+            "[schedule]",
+            "[shedule]",
+            "recipe.toml: unknown key 'shedule'.\nDid you mean 'schedule'?\n",
+        ),
+        ("layers = 1", "layers = 0", "recipe.toml.model.layers: must be above zero, found 0\n"),
+        (
+            "sequence_length = 16",
+            "sequence_length = 17",
+            "recipe.toml.batch.sequence_length: 17 tokens do not fit the model's context 16\n",
+        ),
+    ],
+)
+def test_a_recipe_with_a_mistake(folder: Path, old: str, new: str, message: str) -> None:
+    assert old in RECIPE
+    (folder / "recipe.toml").write_text(RECIPE.replace(old, new))
+    result = motley("train", "recipe.toml", "--cluster", DEMO_CLUSTER, cwd=folder)
+    assert fails(result, 11) == f"error: {message}"
+    assert not (folder / "runs").exists()
+
+
+def test_a_recipe_that_is_not_toml(folder: Path) -> None:
+    (folder / "recipe.toml").write_text("[model\n")
+    message = fails(motley("plan", "recipe.toml", "--cluster", DEMO_CLUSTER, cwd=folder), 11)
+    assert message.startswith("error: recipe.toml: not valid TOML: ")
+
+
+def test_a_corpus_that_is_not_there(folder: Path) -> None:
+    (folder / "recipe.toml").write_text(RECIPE.replace('"text"', '"txet"'))
+    result = motley("plan", "recipe.toml", "--cluster", DEMO_CLUSTER, cwd=folder)
+    assert "txet" in fails(result, 14)
+
+
+def test_a_run_that_exists_is_not_overwritten(folder: Path) -> None:
+    arguments = ["train", "recipe.toml", "--cluster", DEMO_CLUSTER, "--run", "text"]
+    message = fails(motley(*arguments, cwd=folder), 17)
+    assert message.startswith("error: text exists already.\n")
+    assert "--resume text" in message
+    assert len(list((folder / "text").iterdir())) == 12
+
+
+def test_a_plan_as_data_and_as_a_file_that_only_fits_its_recipe(folder: Path) -> None:
+    result = motley("plan", "recipe.toml", "--cluster", DEMO_CLUSTER, "--json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert json.loads((folder / "plan.json").read_text()) == plan
+    assert sum(replica["num_samples"] for replica in plan["replicas"]) == 8
+
+    (folder / "other.toml").write_text(RECIPE.replace("global_batch = 8", "global_batch = 9"))
+    arguments = ["train", "other.toml", "--cluster", DEMO_CLUSTER, "--plan", "plan.json"]
+    message = fails(motley(*arguments, cwd=folder), 16)
+    assert message.startswith("error: the plan was made for another recipe (")
+    assert "motley plan" in message
+    assert not (folder / "runs").exists()
+
+
+def test_a_plan_as_tables(folder: Path) -> None:
+    arguments = ["plan", "recipe.toml", "--cluster", DEMO_CLUSTER, "--out", "deep/plan.json"]
+    assert "deep/plan.json cannot be written" in fails(motley(*arguments, cwd=folder), 31)
+    result = motley(*arguments[:-1], "other.json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "strong" in result.stdout
+    assert (folder / "other.json").is_file()
+
+
+def run_with(monkeypatch: pytest.MonkeyPatch, raised: BaseException) -> Any:
+    """The exit code of a verb that ends like that."""
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr("motley.cli.planning.run", fail)
+    monkeypatch.setattr(sys, "argv", ["motley", "plan", "recipe.toml"])
+    with pytest.raises(SystemExit) as end:
+        main.run()
+    return end.value.code
+
+
+def test_ctrl_c_is_code_130_and_no_trace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_with(monkeypatch, KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "stopped.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "printed"),
+    [
+        (MotleyError("what."), "error: what.\n"),
+        (NoPlanError("what.", remedy="Do."), "error: what.\nDo.\n"),
+    ],
+)
+def test_an_error_of_ours_is_its_message_its_remedy_and_its_code(
+    error: MotleyError,
+    printed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_with(monkeypatch, error) == error.exit_code
+    assert capsys.readouterr().err == printed
+
+
+def test_a_reader_that_went_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_with(monkeypatch, BrokenPipeError()) == 1
