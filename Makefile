@@ -15,7 +15,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)
-	$(BIN)/motley train recipes/demo.toml --cluster clusters/demo.toml --run runs/demo --replace
+	rm -rf runs/demo
+	$(BIN)/motley train recipes/demo.toml --cluster clusters/demo.toml --run runs/demo
 	$(BIN)/motley report runs/demo
 	$(BIN)/motley sample runs/demo --prompt "def read_"
 

@@ -99,6 +99,7 @@ def test_no_process_outlives_its_launcher(
     wait_for(job, "step", 2)
     workers = [worker_of(job, rank) for rank in range(3)]
     job.process.kill()
+    job.process.wait()
     gone, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
     assert len(gone) == 3

@@ -108,10 +108,10 @@ def test_a_librarys_out_of_memory_names_the_chip(tmp_path: Path, cause: Exceptio
     assert "chip 'weak'" in error.message
 
 
-def test_our_own_error_keeps_its_message_and_exit_code(tmp_path: Path) -> None:
+def test_our_own_error_keeps_its_class_message_and_exit_code(tmp_path: Path) -> None:
     own = DivergedError("step 3: the loss is nan.", remedy="Lower the learning rate.")
     error = explained(tmp_path, {0: own, 1: own, 2: own}, {0: 1, 1: 1, 2: 1})
-    assert isinstance(error, TrainingError)
+    assert isinstance(error, DivergedError)
     assert (error.message, error.remedy) == (own.message, own.remedy)
     assert error.exit_code == DivergedError.exit_code
 

@@ -17,7 +17,7 @@ from motley.recipe import load_recipe
 from motley.report.history import RunHistory
 from motley.report.live import follow
 from motley.report.summary import summary_dict
-from motley.train.folder import RunFolder
+from motley.train.folder import RunFolder, check_free
 from motley.train.launch import Job, start
 from motley.train.prepare import new_run, next_run_path, resume_run
 
@@ -74,6 +74,7 @@ def _prepare(
             raise InputError("no recipe.", remedy="motley train RECIPE, or --resume RUN.")
         recipe = load_recipe(recipe_file)
         path = run_path or next_run_path(recipe.name)
+        check_free(path)
         folder, plan = new_run(recipe, cluster_for(cluster_file), given_plan, path, say)
     if not as_json:
         show_plan(plan, folder.recipe(), folder.cluster())

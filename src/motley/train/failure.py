@@ -90,15 +90,15 @@ def _as_error(account: dict[str, Any], folder: Path) -> MotleyError:
     chip, message = account["chip"], account["message"]
     remedy = account["remedy"] or f"The full trace is in {folder}/rank-{account['rank']}.json."
     raised = getattr(errors, account["kind"], None) if account["is_ours"] else None
-    if raised is ChipOutOfMemoryError or "out of memory" in message.lower():
+    said = f"{account['kind']}: {message}".lower()
+    if raised is None:
+        message = f"chip '{chip}' (rank {account['rank']}) failed: {account['kind']}: {message}"
+    if raised is ChipOutOfMemoryError or any(text in said for text in OUT_OF_MEMORY):
         return ChipOutOfMemoryError(message, chip=chip, remedy=remedy)
     if raised is not None:
         error: MotleyError = raised(message, remedy=remedy)
         return error
-    return TrainingError(
-        f"chip '{chip}' (rank {account['rank']}) failed: {account['kind']}: {message}",
-        remedy=remedy,
-    )
+    return TrainingError(message, remedy=remedy)
 
 
 def _read_accounts(folder: Path) -> list[dict[str, Any]]:

@@ -101,13 +101,18 @@ class RunFolder:
         return table
 
 
-def create_run_folder(path: Path) -> RunFolder:
-    """A new run folder; `RunFolderError` if something is there already."""
+def check_free(path: Path) -> None:
+    """`RunFolderError` if something is at `path` already."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunFolderError(
             f"{path} exists already.",
             remedy=f"Go on with 'motley train --resume {path}', or name another with --run.",
         )
+
+
+def create_run_folder(path: Path) -> RunFolder:
+    """A new run folder; `RunFolderError` if something is there already."""
+    check_free(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as cause:

@@ -13,7 +13,7 @@ from motley.plan.plan import Plan
 from motley.plan.search import search
 from motley.plan.validate import validate
 from motley.recipe import Recipe
-from motley.train.folder import RunFolder, create_run_folder, open_run_folder
+from motley.train.folder import RunFolder, check_free, create_run_folder, open_run_folder
 from motley.train.launch import lost_chips
 
 Report = Callable[[str], None]
@@ -53,8 +53,7 @@ def new_run(
     recipe: Recipe, cluster: Cluster, plan: Plan | None, path: Path, report: Report
 ) -> tuple[RunFolder, Plan]:
     """A run folder with data, plan and everything else that the ranks need."""
-    if path.exists():
-        create_run_folder(path)
+    check_free(path)
     recipe, prepared = prepare_data(recipe, report)
     plan = _settle(plan, recipe, cluster, report)
     folder = create_run_folder(path)

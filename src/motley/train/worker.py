@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from motley.chips.chip import Chip
+from motley.chips.host import keep_freed_memory
 from motley.data import PreparedData, SampleSource, evaluation_samples
 from motley.errors import CheckpointError
 from motley.train.assemble import PEER_TIMEOUT, Groups, build_engine
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 def run_rank(folder: RunFolder, rank: int, chip: Chip) -> None:
     """Joins the others, restores the newest whole checkpoint, trains to the end or a stop."""
     _set_threads(chip)
+    keep_freed_memory()
     dist.init_process_group("gloo", timeout=PEER_TIMEOUT)
     recipe, cluster, plan = folder.recipe(), folder.cluster(), folder.plan()
     data = PreparedData.load(folder.data_folder())

@@ -1,0 +1,166 @@
+"""How much of one real chip's matmul peak training reaches, beside a plain loop.
+
+    python benchmarks/single.py --json                  # the CPU, 10M-parameter GPT-2 shape
+    python benchmarks/single.py --json --device cuda    # an accelerator, GPT-2 124M
+
+Each contestant is a process of its own, so that none tunes the memory of another. All take turns in
+each round: the peak first, then some steps each; ratios are taken within a round and their median
+is reported, so that a host whose speed drifts favours nobody. The FLOPs are the model's (matrix
+products, causal attention counted as half, backward twice the forward), for all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import origin, prepared, say
+
+from motley.chips.chip import Chip
+from motley.cluster import Cluster
+from motley.model.counts import model_counts
+from motley.recipe import parse_recipe
+
+SMALL = {"layers": 6, "width": 384, "heads": 6, "context": 256}
+"""10.6 M parameters in the blocks, 12.3 M with embeddings."""
+GPT2_124M = {"layers": 12, "width": 768, "heads": 12, "context": 1024, "vocab_size": 50304}
+PLAIN = ("bf16-autocast", "bf16-weights", "fp32")
+WARM_UP_STEPS = 2
+
+
+class Contestant:
+    """A worker process that takes turns."""
+
+    def __init__(self, name: str, job: Path) -> None:
+        worker = Path(__file__).with_name("single_worker.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(worker), name, str(job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+
+    def turn(self, count: int) -> float:
+        """Lets it do `count` steps (seconds), or the peak `count` windows (FLOP/s)."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        return float(self._answer())
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("a contestant ended early; its error stands above")
+        return line
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def job_for(device: str) -> tuple[dict[str, Any], float, int]:
+    """The job file's content, FLOPs of one token, tokens of one step."""
+    on_cpu = device == "cpu"
+    recipe, data = prepared(
+        parse_recipe(
+            {
+                "name": "single",
+                "model": SMALL if on_cpu else GPT2_124M,
+                "data": {"vocab_size": 4096},
+                "batch": {
+                    "sequence_length": 256 if on_cpu else 1024,
+                    "global_batch": 32 if on_cpu else 16,
+                },
+            }
+        )
+    )
+    chip = Chip(
+        name="chip", kind="this", device=device, precision="bf16",
+        flops_per_s={"bf16": 1e12}, memory_bytes=8 * 10**9 if on_cpu else 60 * 10**9,
+        memory_bandwidth_bytes_per_s=2e10,
+    )  # fmt: skip
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    job = {
+        "recipe": recipe.to_dict(),
+        "cluster": Cluster(name="single", chips=(chip,)).to_dict(),
+        "data": str(data.folder),
+        "device": device,
+        "threads": threads,
+    }
+    flops = model_counts(recipe.model, recipe.batch.sequence_length).flops_per_token
+    return job, flops, recipe.tokens_per_step
+
+
+def measure(device: str, rounds: int, steps: int) -> dict[str, Any]:
+    """Rounds in which all take turns."""
+    job, flops_per_token, tokens_per_step = job_for(device)
+    with tempfile.TemporaryDirectory(prefix="motley-benchmark-") as base:
+        path = Path(base) / "job.json"
+        path.write_text(json.dumps(job))
+        names = ("peak", "motley", *PLAIN)
+        contestants = {name: Contestant(name, path) for name in names}
+        try:
+            for name in names[1:]:
+                contestants[name].turn(WARM_UP_STEPS)
+            turns: dict[str, list[float]] = {name: [] for name in names}
+            for _ in range(rounds):
+                turns["peak"].append(contestants["peak"].turn(2))
+                for name in names[1:]:
+                    rate = tokens_per_step * steps / contestants[name].turn(steps)
+                    turns[name].append(rate)
+                say(", ".join(f"{name} {values[-1]:.4g}" for name, values in turns.items()))
+        finally:
+            for contestant in contestants.values():
+                contestant.close()
+    return _result(turns, flops_per_token)
+
+
+def _result(turns: dict[str, list[float]], flops_per_token: float) -> dict[str, Any]:
+    def share(name: str) -> float:
+        pairs = zip(turns[name], turns["peak"], strict=True)
+        return statistics.median(rate * flops_per_token / peak for rate, peak in pairs)
+
+    def speed_up(name: str) -> float:
+        pairs = zip(turns["motley"], turns[name], strict=True)
+        return statistics.median(ours / theirs for ours, theirs in pairs)
+
+    return {
+        "share_of_peak": share("motley"),
+        "tokens_per_s": statistics.median(turns["motley"]),
+        "flops_per_token": flops_per_token,
+        "bf16_matmul_peak_flops_per_s": statistics.median(turns["peak"]),
+        "peers": [
+            {
+                "name": f"plain loop, {name}",
+                "tokens_per_s": statistics.median(turns[name]),
+                "share_of_peak": share(name),
+                "motley_is_faster_by": speed_up(name),
+            }
+            for name in PLAIN
+        ],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--device", default="cpu", help="a PyTorch device, such as cuda")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=3, help="steps of a turn")
+    arguments = parser.parse_args()
+    result = measure(arguments.device, arguments.rounds, arguments.steps)
+    result |= {"device": arguments.device, "source": "measured", "origin": origin()}
+    print(json.dumps(result, indent=None if arguments.json else 2))
+
+
+if __name__ == "__main__":
+    main()
