@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from common import origin, prepared, say
-
 from motley.chips.chip import Chip
 from motley.cluster import Cluster
 from motley.model.counts import model_counts

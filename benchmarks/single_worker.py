@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from plain_loop import PlainLoop
 
 from motley.chips.host import keep_freed_memory
 from motley.cluster import parse_cluster
@@ -22,6 +21,7 @@ from motley.data import PreparedData, SampleSource
 from motley.plan.search import search
 from motley.recipe import parse_recipe
 from motley.train.assemble import build_engine
+from plain_loop import PlainLoop
 
 PEAK_SIZES = (512, 1024, 2048, 4096)
 

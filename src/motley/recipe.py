@@ -92,10 +92,6 @@ class ScheduleConfig:
         require_positive(self, "steps")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps: must not be negative, found {self.warmup_steps}")
-        if self.warmup_steps >= self.steps and self.steps > 1:
-            raise ValueError(
-                f"warmup_steps: {self.warmup_steps} steps leave none of the {self.steps} after it"
-            )
         if not 0 <= self.final_share <= 1:
             raise ValueError(f"final_share: must be between 0 and 1, found {self.final_share}")
 
