@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from motley.chips.chip import Chip, Link
+from motley.chips.quoted import quoted_fields
 from motley.errors import ClusterError, nearest
 from motley.schema import build, load_toml
 
@@ -50,6 +51,8 @@ class Cluster:
             score = max(_match(link.between, (first, second), nodes))
             if score > best_score:
                 best, best_score = link, score
+        if best is LOOPBACK and self.chip(first).emulated and self.chip(second).emulated:
+            return dataclasses.replace(LOOPBACK, emulated=True)
         return best
 
     def without(self, lost: set[str]) -> Cluster:
@@ -144,6 +147,8 @@ def _parse_chips(entry: dict[str, Any], where: str) -> list[Chip]:
         raise ClusterError(
             f"{where}.count: must be a whole number from 1 to {LARGEST_COUNT}, found {count}."
         )
+    if "flops_per_s" not in entry and isinstance(kind := entry.get("kind"), str):
+        entry = quoted_fields(kind, entry)
     chip = build(Chip, entry, where, ClusterError)
     if count == 1:
         return [chip]
@@ -171,3 +176,17 @@ def _check_names(cluster: Cluster, where: str) -> None:
                 f"{where}: two links between '{pair[0]}' and '{pair[1]}'.", remedy="Keep one."
             )
         seen.add(pair)
+
+
+def check_devices(cluster: Cluster) -> None:
+    """Before a training: one process drives one chip, so no two real chips can be one device."""
+    seen: dict[tuple[str, str], str] = {}
+    for chip in cluster.chips:
+        place = (chip.node, chip.device)
+        if not chip.emulated and place in seen:
+            raise ClusterError(
+                f"'{seen[place]}' and '{chip.name}' are both {chip.device} of node '{chip.node}'.",
+                remedy="Give each its own device (cuda:0, cuda:1, ...) or node.",
+            )
+        if not chip.emulated:
+            seen[place] = chip.name

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from motley.chips.catalog import look_up
 from motley.chips.chip import Chip, Link
-from motley.cluster import LOOPBACK, Cluster, load_cluster, parse_cluster
-from motley.errors import ClusterError
+from motley.cluster import LOOPBACK, Cluster, check_devices, load_cluster, parse_cluster
+from motley.errors import ClusterError, UnknownChipError
 
 ROOT = Path(__file__).parents[2]
 
@@ -267,3 +268,37 @@ def test_the_clusters_that_ship_are_whole(path: Path) -> None:
 
 def test_some_cluster_ships() -> None:
     assert (ROOT / "clusters" / "demo.toml").is_file()
+
+
+def test_a_catalog_chip_needs_only_its_id() -> None:
+    """The figures are the catalog's and quoted; what the user gives beats them."""
+    table = {"chip": [{"name": "card", "kind": "rtx-3090", "memory_bytes": 20_000_000_000}]}
+    (chip,) = parse_cluster(table).chips
+    row = look_up("nvidia-rtx-3090")
+    assert chip.kind == "nvidia-rtx-3090"
+    assert chip.source == "quoted"
+    assert chip.precision == "bf16"
+    assert chip.flops_per_s["bf16"] == row.peak_flops_per_s("bf16")
+    assert chip.memory_bytes == 20_000_000_000
+    assert parse_cluster(parse_cluster(table).to_dict()).chips == (chip,)
+
+
+def test_a_catalog_chip_without_bf16_trains_in_fp16() -> None:
+    (chip,) = parse_cluster({"chip": [{"name": "card", "kind": "nvidia-t4"}]}).chips
+    assert chip.precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"), [("rtx-3900", "nvidia-rtx-3090"), ("biren-br106", "Give ")]
+)
+def test_an_unknown_or_empty_catalog_row_is_refused(kind: str, hint: str) -> None:
+    with pytest.raises(UnknownChipError) as raised:
+        parse_cluster({"chip": [{"name": "card", "kind": kind}]})
+    assert hint in str(raised.value)
+
+
+def test_one_device_cannot_be_two_chips() -> None:
+    entry = {"kind": "x", "flops_per_s": {"fp32": 1e12}, "memory_bytes": 1e9,
+             "memory_bandwidth_bytes_per_s": 1e10, "device": "cuda:0"}  # fmt: skip
+    with pytest.raises(ClusterError, match="both cuda:0"):
+        check_devices(parse_cluster({"chip": [{"name": "a", **entry}, {"name": "b", **entry}]}))

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from motley.chips import vendors
 from motley.chips.chip import Chip, Link
 from motley.chips.runtime import Runtime, Saved
 from motley.errors import ChipOutOfMemoryError
@@ -116,5 +117,11 @@ class EmulatedEdge:
 
 
 def open_chip(chip: Chip) -> Runtime:
-    """The runtime of a chip, emulated or real."""
-    return EmulatedRuntime(chip) if chip.emulated else Runtime(chip)
+    """The runtime of a chip, emulated or real; a real one becomes the process's current device."""
+    if chip.emulated:
+        return EmulatedRuntime(chip)
+    if chip.device != "cpu":
+        vendors.available_devices()  # imports the vendor's package where it is not built in
+        vendors.collective_backend(torch.device(chip.device).type)
+        torch.accelerator.set_device_index(torch.device(chip.device))
+    return Runtime(chip)

@@ -126,7 +126,7 @@ def _bandwidth(figures: DeviceFigures, row: CatalogChip | None, share: float) ->
 
 
 def _price(row: CatalogChip | None) -> list[str]:
-    line = "usd_per_hour = ...  is not measured: give what you pay, and plans show what they cost."
+    line = "usd_per_hour = ...  is not measured: give what you pay, for your own accounts."
     if row is None or row.cloud_usd_per_hour is None:
         return [line]
     price = f"{row.cloud_usd_per_hour:g} USD per hour"

@@ -48,7 +48,13 @@ def run(
     if as_json:
         print_json(summary_dict(RunHistory.load(folder.path)))
     else:
-        say(f"Done. See it: motley report {folder.path}")
+        say(_last_words(folder))
+
+
+def _last_words(folder: RunFolder) -> str:
+    if RunHistory.load(folder.path).state == "stopped":
+        return f"Stopped and saved. Go on with: motley train --resume {folder.path}"
+    return f"Done. See it: motley report {folder.path}"
 
 
 def _prepare(

@@ -40,7 +40,8 @@ def moments(
     """
     state = optimizer.state[parameter]
     if not state:
-        state["step"] = torch.zeros((), dtype=torch.float32)
+        on_device = parameter.device if optimizer.defaults["fused"] else "cpu"
+        state["step"] = torch.zeros((), dtype=torch.float32, device=on_device)
         state["exp_avg"] = torch.zeros_like(parameter)
         state["exp_avg_sq"] = torch.zeros_like(parameter)
     return state["exp_avg"], state["exp_avg_sq"], state["step"]

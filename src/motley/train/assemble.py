@@ -9,10 +9,11 @@ from typing import cast
 import torch
 import torch.distributed as dist
 
+from motley.chips.catalog import catalog
 from motley.chips.chip import Chip
 from motley.chips.emulated import EmulatedEdge, open_chip
 from motley.chips.runtime import TORCH_DTYPES, Runtime
-from motley.chips.vendors import collective_backend
+from motley.chips.vendors import HOST_COLLECTIVE, common_collective
 from motley.cluster import Cluster
 from motley.model.attention import rotary_tables
 from motley.model.config import ModelConfig
@@ -49,14 +50,13 @@ class Groups:
 
 def shared_library(chips: list[Chip]) -> str | None:
     """The collective library that all these chips share on their devices; None: host memory."""
-    types = {torch.device(chip.device).type for chip in chips}
-    if len(types) != 1 or any(chip.emulated for chip in chips):
+    if any(chip.emulated or chip.device == "cpu" for chip in chips):
         return None
-    (device_type,) = types
-    if device_type == "cpu":
+    vendors = {catalog()[chip.kind].vendor for chip in chips if chip.kind in catalog()}
+    backend = common_collective([torch.device(chip.device).type for chip in chips], vendors)
+    if backend in (None, HOST_COLLECTIVE) or not dist.is_backend_available(str(backend)):
         return None
-    backend = collective_backend(device_type)
-    return backend if backend != "gloo" and dist.is_backend_available(backend) else None
+    return backend
 
 
 def make_groups(plan: Plan, cluster: Cluster, buckets: tuple[Bucket, ...]) -> Groups:

@@ -107,6 +107,7 @@ class Engine:
             report = self._report(loss_sum, num_targets, squared_norm, stop)
             reports, ready = exchange(report, self.reducer.ready, len(self.buckets), self.control)
             self.runtime.wait_until(self.clock.barrier(reports, ready))
+        self.runtime.synchronize()
         spans = self.timer.spans()
         totals = self.timer.totals()
         now = self._set_clock()

@@ -96,7 +96,8 @@ def _as_error(account: dict[str, Any], folder: Path) -> MotleyError:
     if raised is ChipOutOfMemoryError or any(text in said for text in OUT_OF_MEMORY):
         return ChipOutOfMemoryError(message, chip=chip, remedy=remedy)
     if raised is not None:
-        error: MotleyError = raised(message, remedy=remedy)
+        named = {"chip": chip} if issubclass(raised, ChipLostError) else {}
+        error: MotleyError = raised(message, remedy=remedy, **named)
         return error
     return TrainingError(message, remedy=remedy)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from motley.cluster import Cluster
+from motley.cluster import Cluster, check_devices
 from motley.data import PreparedData, prepare
 from motley.errors import MotleyError, NoPlanError
 from motley.plan.plan import Plan
@@ -93,6 +93,7 @@ def _data_again(folder: RunFolder, report: Report) -> Path:
 
 def _settle(plan: Plan | None, recipe: Recipe, cluster: Cluster, report: Report) -> Plan:
     """The plan that the user gave, checked; or the best that is found."""
+    check_devices(cluster)
     if plan is None:
         return search(recipe, cluster)
     plan.check(recipe.digest, cluster.digest)

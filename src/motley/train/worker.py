@@ -106,6 +106,11 @@ def _restore(
             f"this run has {tokenizer_digest[:12]}).",
             remedy="Resume with the run's own data, or begin a new run.",
         )
+    if journal and progress.recipe_digest != engine.recipe.digest:
+        journal.message(
+            f"{path.name} was saved under another recipe ({progress.recipe_digest}); this run "
+            f"goes on with its own ({engine.recipe.digest})."
+        )
     state = named_state(engine.parameters, engine.optimizer, list(engine.parameters.masters))
     load_state(path, state)
     engine.parameters.refresh()
