@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from motley import kernels
 from motley.chips.host import keep_freed_memory
 from motley.cluster import parse_cluster
 from motley.data import PreparedData, SampleSource
@@ -30,6 +31,7 @@ def motley_stepper(job: dict[str, object], data: PreparedData) -> Callable[[int]
     """Steps of motley's engine on one real chip, as its worker runs them."""
     recipe, cluster = parse_recipe(job["recipe"]), parse_cluster(job["cluster"])  # type: ignore[arg-type]
     keep_freed_memory()
+    kernels.enable()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     engine, _ = build_engine(recipe, cluster, search(recipe, cluster), 0)

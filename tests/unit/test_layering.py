@@ -16,6 +16,7 @@ ROOT = Path(motley.errors.__file__).parent
 LEVELS = (
     ("errors", "units"),
     ("schema", "events"),
+    ("kernels",),
     ("chips", "model"),
     ("cluster", "recipe", "data"),
     ("optim",),

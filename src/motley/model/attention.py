@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from motley import kernels
 from motley.model.config import ModelConfig, RopeScaling
 
 
@@ -25,12 +25,8 @@ def causal_attention(q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor) -> Tensor:
 
     Query head i reads key-value head i // (h / k).
     """
-    out_bhsd = functional.scaled_dot_product_attention(
-        q_bshd.transpose(1, 2),
-        k_bskd.transpose(1, 2),
-        v_bskd.transpose(1, 2),
-        is_causal=True,
-        enable_gqa=q_bshd.shape[2] != k_bskd.shape[2],
+    out_bhsd = kernels.causal_attention(
+        q_bshd.transpose(1, 2), k_bskd.transpose(1, 2), v_bskd.transpose(1, 2)
     )
     return out_bhsd.transpose(1, 2)
 

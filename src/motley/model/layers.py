@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from motley import kernels
 from motley.model.attention import causal_attention, rotary_tables, rotate
 from motley.model.config import ModelConfig
 from motley.model.loss import cross_entropy_sum
-from motley.model.norm import RMSNorm, build_norm
+from motley.model.norm import LayerNorm, RMSNorm, build_norm
 
 TOKEN_EMBEDDING = "embedding.token"
 """Global name of the token embedding, and of a tied head's matrix."""
@@ -54,6 +55,13 @@ def parameter_name(config: ModelConfig, layer: int, local_name: str) -> str:
     return TOKEN_EMBEDDING if local_name == "token" else f"head.{local_name}"
 
 
+class Linear(nn.Linear):
+    """x @ weight.T + bias, through the native kernels where they are on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.linear(x, self.weight, self.bias)
+
+
 class Embedding(nn.Module):
     """Tokens [b, s] to the residual stream [b, s, w]."""
 
@@ -82,8 +90,16 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x_bsw: Tensor) -> Tensor:
-        x_bsw = x_bsw + self.attention(self.attention_norm(x_bsw))
-        out_bsw: Tensor = x_bsw + self.mlp(self.mlp_norm(x_bsw))
+        mixed_bsw = self.attention(self.attention_norm(x_bsw))
+        norm = self.mlp_norm
+        if isinstance(norm, LayerNorm) and norm.bias is not None:
+            x_bsw, normed_bsw = kernels.add_norm(
+                x_bsw, mixed_bsw, norm.weight, norm.bias, norm.epsilon
+            )
+        else:
+            x_bsw = x_bsw + mixed_bsw
+            normed_bsw = norm(x_bsw)
+        out_bsw: Tensor = x_bsw + self.mlp(normed_bsw)
         return out_bsw
 
 
@@ -94,14 +110,17 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         size, bias = config.head_size, config.bias
-        self.query = nn.Linear(config.width, config.heads * size, bias)
-        self.key = nn.Linear(config.width, config.num_key_value_heads * size, bias)
-        self.value = nn.Linear(config.width, config.num_key_value_heads * size, bias)
-        self.output = nn.Linear(config.heads * size, config.width, bias)
+        self.query = Linear(config.width, config.heads * size, bias)
+        self.key = Linear(config.width, config.num_key_value_heads * size, bias)
+        self.value = Linear(config.width, config.num_key_value_heads * size, bias)
+        self.output = Linear(config.heads * size, config.width, bias)
         self.query_norm = RMSNorm(size, config.norm_epsilon) if config.qk_norm else None
         self.key_norm = RMSNorm(size, config.norm_epsilon) if config.qk_norm else None
 
     def forward(self, x_bsw: Tensor) -> Tensor:
+        is_plain = self.query_norm is None and self.config.positions == "learned"
+        if is_plain and kernels.usable(x_bsw):
+            return self._packed(x_bsw)
         heads = (*x_bsw.shape[:2], -1, self.config.head_size)
         q_bshd = self.query(x_bsw).view(heads)
         k_bskd = self.key(x_bsw).view(heads)
@@ -115,6 +134,17 @@ class Attention(nn.Module):
         projected_bsw: Tensor = self.output(out_bshd.flatten(2))
         return projected_bsw
 
+    def _packed(self, x_bsw: Tensor) -> Tensor:
+        """The same with one product for queries, keys and values."""
+        parts = (self.query, self.key, self.value)
+        weight = torch.cat([part.weight for part in parts])
+        bias = torch.cat([part.bias for part in parts]) if self.config.bias else None
+        mixed_bsw = kernels.causal_attention_packed(
+            kernels.linear(x_bsw, weight, bias), self.config.heads, self.config.num_key_value_heads
+        )
+        projected_bsw: Tensor = self.output(mixed_bsw)
+        return projected_bsw
+
 
 class MLP(nn.Module):
     """down(activation(up(x))); with SwiGLU down(silu(gate(x)) * up(x))."""
@@ -123,9 +153,9 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = config.activation
         gated = config.activation == "swiglu"
-        self.gate = nn.Linear(config.width, config.mlp_size, config.bias) if gated else None
-        self.up = nn.Linear(config.width, config.mlp_size, config.bias)
-        self.down = nn.Linear(config.mlp_size, config.width, config.bias)
+        self.gate = Linear(config.width, config.mlp_size, config.bias) if gated else None
+        self.up = Linear(config.width, config.mlp_size, config.bias)
+        self.down = Linear(config.mlp_size, config.width, config.bias)
 
     def forward(self, x_bsw: Tensor) -> Tensor:
         up = self.up(x_bsw)
@@ -134,7 +164,7 @@ class MLP(nn.Module):
         elif self.activation == "relu2":
             hidden = functional.relu(up).square()
         else:
-            hidden = functional.gelu(up, approximate="tanh")
+            hidden = kernels.gelu(up)
         out_bsw: Tensor = self.down(hidden)
         return out_bsw
 

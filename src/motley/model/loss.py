@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from motley import kernels
+from motley.kernels.cross_entropy import CHUNK_ROWS, cross_entropy_
 from motley.model.counts import SUM_ROWS, loss_chunk_tokens
 
 IGNORED = -100
@@ -33,6 +35,8 @@ def cross_entropy_sum(
 
     Tokens whose target is -100 are left out. Differentiable once, by `hidden` and `matrix`.
     """
+    if kernels.usable(hidden_nw, matrix_vw):
+        chunk_tokens = chunk_tokens or CHUNK_ROWS
     wants_gradient = torch.is_grad_enabled() and (
         hidden_nw.requires_grad or matrix_vw.requires_grad
     )
@@ -95,6 +99,7 @@ class _LossPass:
         self.matrix_vw = matrix_vw
         self.counted_n = targets_n != IGNORED
         self.targets_n1 = targets_n.where(self.counted_n, 0).unsqueeze(1)
+        self.native_targets_n = targets_n.where(self.counted_n, IGNORED).contiguous()
         self.grad_hidden_nw = grad_hidden_nw
         self.grad_matrix_vw = grad_matrix_vw
 
@@ -103,9 +108,21 @@ class _LossPass:
         """The loss of all tokens, `chunk` tokens at a time."""
         dtype, device = _wide(self.hidden_nw.dtype), self.hidden_nw.device
         loss = torch.zeros((), dtype=dtype, device=device)
+        is_native = kernels.usable(self.hidden_nw, self.matrix_vw)
+        step = self._native_chunk if is_native else self._chunk
         for start in range(0, self.hidden_nw.shape[0], chunk):
-            loss += self._chunk(slice(start, start + chunk))
+            loss += step(slice(start, start + chunk))
         return loss
+
+    def _native_chunk(self, rows: slice) -> Tensor:
+        hidden_cw = self.hidden_nw[rows]
+        logits_cv = hidden_cw @ self.matrix_vw.T
+        losses_c = cross_entropy_(logits_cv, self.native_targets_n[rows])
+        if self.grad_hidden_nw is not None:
+            torch.mm(logits_cv, self.matrix_vw, out=self.grad_hidden_nw[rows])
+        if self.grad_matrix_vw is not None:
+            kernels.weight_gradient(logits_cv, hidden_cw, bias=False, out=self.grad_matrix_vw)
+        return losses_c.sum()
 
     def _chunk(self, rows: slice) -> Tensor:
         hidden_cw, targets_c1 = self.hidden_nw[rows], self.targets_n1[rows]

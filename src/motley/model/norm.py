@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from motley import kernels
 from motley.model.config import ModelConfig
 
 
@@ -43,7 +44,9 @@ class LayerNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+        if self.bias is not None:
+            return kernels.layer_norm(x, self.weight, self.bias, self.epsilon)
+        return functional.layer_norm(x, self.weight.shape, self.weight, None, self.epsilon)
 
 
 def build_norm(config: ModelConfig) -> nn.Module:

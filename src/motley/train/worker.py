@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from motley import kernels
 from motley.chips.chip import Chip
 from motley.chips.host import keep_freed_memory
 from motley.data import PreparedData, SampleSource, evaluation_samples
@@ -54,11 +55,14 @@ def run_rank(folder: RunFolder, rank: int, chip: Chip) -> None:
     """Joins the others, restores the newest whole checkpoint, trains to the end or a stop."""
     _set_threads(chip)
     keep_freed_memory()
+    kernels_message = kernels.enable() if not chip.emulated and chip.device == "cpu" else ""
     dist.init_process_group("gloo", timeout=PEER_TIMEOUT)
     recipe, cluster, plan = folder.recipe(), folder.cluster(), folder.plan()
     data = PreparedData.load(folder.data_folder())
     engine, groups = build_engine(recipe, cluster, plan, rank)
     journal = Journal.open(folder, plan) if rank == 0 else None
+    if journal and kernels_message:
+        journal.message(kernels_message)
     first_step = _restore(engine, groups, folder, data.tokenizer.digest, journal)
     length = recipe.batch.sequence_length
     training = Training(
