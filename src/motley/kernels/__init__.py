@@ -8,7 +8,7 @@ The C++ sources lie beside this file and are compiled once, at first use, for th
 """
 
 from motley.kernels.attention import causal_attention, causal_attention_packed
-from motley.kernels.linear import linear, weight_gradient
+from motley.kernels.linear import linear, linear_joined, weight_gradient
 from motley.kernels.native import disable, enable, usable
 from motley.kernels.pointwise import add_norm, gelu, layer_norm
 
@@ -21,6 +21,7 @@ __all__ = [
     "gelu",
     "layer_norm",
     "linear",
+    "linear_joined",
     "usable",
     "weight_gradient",
 ]

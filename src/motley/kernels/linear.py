@@ -1,7 +1,12 @@
-"""A linear layer on bf16 activations whose weight gradient is summed in fp32."""
+"""Linear layers on bf16 activations whose weight gradients are summed in fp32.
+
+A parameter may carry `gradient_sum`, an fp32 tensor of its shape: its gradient is then added there
+at once, in fp32, and autograd gets none. That spares a rounding to bf16 and two passes over memory.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,11 +18,22 @@ from motley.kernels import native
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias in x's type; parameters of another type are converted on the way."""
-    if x.numel() and native.usable(x) and weight.dtype in (torch.float32, torch.bfloat16):
-        result: Tensor = native.apply(_Linear, x, weight, bias)
+    """x [..., inputs] @ weight.T + bias."""
+    return linear_joined(x, (weight,), (bias,))
+
+
+def linear_joined(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
+    """Several linear layers of one input as one product; their outputs side by side.
+
+    The biases are all there or all None.
+    """
+    if x.numel() and native.usable(x, *weights):
+        result: Tensor = native.apply(_Linear, x, len(weights), *weights, *biases)
         return result
-    return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    parts = [
+        functional.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def weight_gradient(
@@ -30,7 +46,7 @@ def weight_gradient(
     rows, outputs = grad.shape
     inputs = x.shape[1]
     result = grad.new_empty(outputs, inputs, dtype=torch.float32) if out is None else out
-    sums = grad.new_empty(outputs, dtype=torch.float32) if bias else None
+    sums = grad.new_zeros(outputs, dtype=torch.float32) if bias else None
     # The kernel packs its right side cheaply and as a whole: that is to be the narrower one.
     swap = inputs > outputs
     left, right = (x, grad) if swap else (grad, x)
@@ -54,29 +70,54 @@ def weight_gradient(
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        half = weight.to(torch.bfloat16)
-        rows = x.reshape(-1, x.shape[-1])
-        if rows.stride(-1) != 1:
-            rows = rows.contiguous()
-        ctx.save_for_backward(rows, half)
-        ctx.types = weight.dtype, None if bias is None else bias.dtype
-        out = _product(rows, half, bias)
-        return out.view(*x.shape[:-1], -1)
+    def forward(ctx: Any, x: Tensor, count: int, *parameters: Tensor | None) -> Tensor:
+        weights, biases = parameters[:count], parameters[count:]
+        joined = weights[0] if count == 1 else torch.cat([w for w in weights if w is not None])
+        offset = biases[0]
+        if offset is not None and count > 1:
+            offset = torch.cat([b for b in biases if b is not None])
+        rows = _contiguous_rows(x)
+        ctx.save_for_backward(rows, joined)
+        ctx.parameters = weights, biases
+        assert joined is not None
+        return _product(rows, joined, offset).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, half = ctx.saved_tensors
-        weight_type, bias_type = ctx.types
-        grad_rows = grad.reshape(-1, grad.shape[-1])
-        if grad_rows.stride(-1) != 1:
-            grad_rows = grad_rows.contiguous()
-        dx = (grad_rows @ half).view(*grad.shape[:-1], -1) if ctx.needs_input_grad[0] else None
-        if not any(ctx.needs_input_grad[1:]):
-            return dx, None, None
-        dw, db = weight_gradient(grad_rows, rows, bias=bias_type is not None)
-        return dx, dw.to(weight_type), None if db is None else db.to(bias_type)
+        rows, joined = ctx.saved_tensors
+        weights, biases = ctx.parameters
+        grad_rows = _contiguous_rows(grad)
+        dx = (grad_rows @ joined).view(*grad.shape[:-1], -1) if ctx.needs_input_grad[0] else None
+        widths = [weight.shape[0] for weight in weights]
+        of_weights, of_biases = [], []
+        parts = torch.split(grad_rows, widths, dim=1)
+        for part, weight, bias in zip(parts, weights, biases, strict=True):
+            of_weight, of_bias = _parameter_gradients(part, rows, weight, bias)
+            of_weights.append(of_weight)
+            of_biases.append(of_bias)
+        return dx, None, *of_weights, *of_biases
+
+
+def _parameter_gradients(
+    grad: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """What autograd still has to add up: nothing where the parameters carry their own sums."""
+    total = getattr(weight, "gradient_sum", None)
+    dw, db = weight_gradient(grad, rows, bias=bias is not None, out=total)
+    bias_total = getattr(bias, "gradient_sum", None)
+    if bias_total is not None and db is not None:
+        bias_total.add_(db)
+        db = None
+    return (
+        None if total is not None else dw.to(weight.dtype),
+        None if db is None or bias is None else db.to(bias.dtype),
+    )
+
+
+def _contiguous_rows(x: Tensor) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

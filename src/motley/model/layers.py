@@ -137,10 +137,11 @@ class Attention(nn.Module):
     def _packed(self, x_bsw: Tensor) -> Tensor:
         """The same with one product for queries, keys and values."""
         parts = (self.query, self.key, self.value)
-        weight = torch.cat([part.weight for part in parts])
-        bias = torch.cat([part.bias for part in parts]) if self.config.bias else None
+        joined_bsj = kernels.linear_joined(
+            x_bsw, [part.weight for part in parts], [part.bias for part in parts]
+        )
         mixed_bsw = kernels.causal_attention_packed(
-            kernels.linear(x_bsw, weight, bias), self.config.heads, self.config.num_key_value_heads
+            joined_bsj, self.config.heads, self.config.num_key_value_heads
         )
         projected_bsw: Tensor = self.output(mixed_bsw)
         return projected_bsw

@@ -136,8 +136,9 @@ def _attach(
     compute: dict[str, nn.Parameter],
     gradients: dict[str, Tensor],
 ) -> None:
+    """Masters see their gradients; operations that add in fp32 find the sum to add to."""
     for name, master in masters.items():
         master.grad = gradients[name]
-        if compute[name] is master:
-            continue
-        compute[name].grad = None
+        if compute[name] is not master:
+            compute[name].grad = None
+            compute[name].gradient_sum = gradients[name]  # type: ignore[attr-defined]
