@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from motley import kernels
 from motley.chips import measure, training_block
 from motley.chips.measure import measure_device, time_windows
 from motley.chips.training_block import BlockShape, training_step
@@ -41,6 +42,45 @@ def test_all_figures_of_the_cpu_are_there() -> None:
     assert figures.host_to_device is None
     assert figures.reason.startswith(figures.precision)
     assert any(figures.reason in line for line in lines)
+    assert f"cpu: {figures.kernels}" in lines
+
+
+@pytest.mark.usefixtures("small")
+def test_the_cpu_trains_on_the_native_kernels_and_only_while_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(kernels, "enable", lambda: said.append("on") or "Kernels are on.")
+    monkeypatch.setattr(kernels, "disable", lambda: said.append("off"))
+
+    def step(*_: object) -> object:
+        said.append("step")
+        return lambda: None
+
+    monkeypatch.setattr(training_block, "training_step", step)
+    figures = measure_device(CPU, lambda line: None, seconds=0.1)
+    assert said == ["on", "step", "off"]
+    assert figures.kernels == "Kernels are on."
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_block_adds_up_its_gradients_in_fp32(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums: list[torch.Tensor] = []
+    real = training_block._fp32_sum
+    monkeypatch.setattr(
+        training_block, "_fp32_sum", lambda weight: sums.append(real(weight)) or sums[-1]
+    )
+    torch.manual_seed(0)
+    step = training_step(TINY, CPU, dtype)
+    step()
+    once = [total.clone() for total in sums]
+    step()
+    for first, total in zip(once, sums, strict=True):
+        assert total.dtype == torch.float32
+        assert first.any()
+        torch.testing.assert_close(total, 2 * first)
 
 
 @pytest.mark.usefixtures("small")

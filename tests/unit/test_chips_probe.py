@@ -147,6 +147,12 @@ def test_nothing_is_quoted_for_an_unknown_chip_and_other_load_is_a_warning() -> 
     assert any("WARNING: other processes took 40.0 %" in line for line in comments["gpu0"])
 
 
+def test_the_efficiency_of_a_cpu_says_on_which_kernels() -> None:
+    cpu = dataclasses.replace(FIGURES, kernels="Native CPU kernels are off: no compiler.")
+    assert chip_comments(CHIP, cpu, None)["gpu0.training_efficiency"][-1] == cpu.kernels
+    assert len(chip_comments(CHIP, FIGURES, None)["gpu0.training_efficiency"]) == 1
+
+
 def test_strange_names_and_comments_stay_toml() -> None:
     chip = dataclasses.replace(CHIP, name='a "b"\\ \x7f\n', kind="ünlike", usd_per_hour=0.5)
     link = dataclasses.replace(LINK, bandwidth_bytes_per_s=1 / 3, emulated=True)

@@ -181,3 +181,11 @@ def test_bits_per_byte_of_a_uniform_guess_is_eight() -> None:
     for num_bytes in (0, -1, math.nan):
         with pytest.raises(ValueError, match="above zero"):
             bits_per_byte(1.0, num_bytes)
+
+
+def test_unigram_entropy_against_its_definition(tmp_path: Path) -> None:
+    stream = write_stream(tmp_path, [0, 1, 1, 2, 2, 2, 2, 5])
+    shares = [1 / 8, 2 / 8, 4 / 8, 1 / 8]
+    expected = -sum(share * math.log(share) for share in shares)
+    assert unigram_entropy(stream) == pytest.approx(expected)
+    assert unigram_entropy(stream, num_tokens=1) == 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -97,6 +97,8 @@ class DeviceFigures:
     """Training FLOP/s over the matmul FLOP/s of `precision`."""
     others_share: float | None
     """Part of the host's CPU time that other processes took meanwhile; `None` if unknown."""
+    kernels: str = ""
+    """Whether training ran on the native CPU kernels, or why not; empty for an accelerator."""
 
 
 def measure_device(
@@ -113,9 +115,12 @@ def measure_device(
     report(f"{device}: memory {si(bandwidth.median, 'B/s')}, {size(free)} free of {size(total)}")
     to_device, to_host = measure_host_copies(device, free, seconds * COPY_SHARE)
     shape = training_block.shape_for(device.type)
-    precision, reason, training = _measure_training(
-        device, shape, matmul, unusable, seconds * TRAINING_SHARE
-    )
+    with _kernels(device) as about_kernels:
+        if about_kernels:
+            report(f"{device}: {about_kernels}")
+        precision, reason, training = _measure_training(
+            device, shape, matmul, unusable, seconds * TRAINING_SHARE
+        )
     report(f"{device}: trains in {reason}")
     efficiency = training.median / matmul[precision].rate.median
     report(f"{device}: a transformer block reaches {percent(efficiency)} of that matmul rate")
@@ -135,6 +140,7 @@ def measure_device(
         training_shape=shape,
         training_efficiency=efficiency,
         others_share=others.share(),
+        kernels=about_kernels,
     )
 
 
@@ -268,6 +274,20 @@ def measure_host_copies(
     to_device = time_windows(partial(on_device.copy_, on_host), wait, seconds)
     to_host = time_windows(partial(on_host.copy_, on_device), wait, seconds)
     return Rate.of(float(num_bytes), to_device), Rate.of(float(num_bytes), to_host)
+
+
+@contextlib.contextmanager
+def _kernels(device: torch.device) -> Iterator[str]:
+    """A CPU's kernels are on inside, as they are while training; the sentence about it."""
+    from motley import kernels
+
+    if device.type != "cpu":
+        yield ""
+        return
+    try:
+        yield kernels.enable()
+    finally:
+        kernels.disable()
 
 
 def _measure_training(

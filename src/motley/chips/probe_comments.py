@@ -44,7 +44,8 @@ def chip_comments(
         f"{key}.flops_per_s": _rates(figures, row, share),
         f"{key}.training_efficiency": [
             f"Share of the {figures.precision} matmul rate that training reaches: forward and "
-            f"backward of {figures.training_shape}, {_spread(figures.training, 'FLOP/s')}."
+            f"backward of {figures.training_shape}, {_spread(figures.training, 'FLOP/s')}.",
+            *([figures.kernels] if figures.kernels else []),
         ],
         f"{key}.memory_bytes": _memory(figures, row, share),
         f"{key}.memory_bandwidth_bytes_per_s": _bandwidth(figures, row, share),

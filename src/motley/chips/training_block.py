@@ -1,9 +1,10 @@
 """A plain pre-norm transformer, forward and backward: what share of the matmul rate training gets.
 
 It is kept apart from `motley.model` so that a chip's figures do not depend on the model that is
-trained. FLOPs are counted as for MFU: matrix products, causal attention, backward twice forward.
+trained, but runs on the same `motley.kernels` and adds up its weight gradients in fp32 as training
+does. FLOPs are counted as for MFU: matrix products, causal attention, backward twice forward.
 
-Shapes: b batch, s sequence, d width, h heads, e head size.
+Shapes: b batch, s sequence, d width, p queries, keys and values side by side, f MLP width.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +64,32 @@ def training_step(
     size = (shape.batch, shape.sequence_length, shape.width)
     input_bsd = torch.randn(size).to(device, dtype).requires_grad_()
     grad_bsd = torch.randn(size).to(device, dtype)
-    wanted = [input_bsd, *(weight for block in blocks for weight in block.layers.parameters())]
+    sums = [(weight, _fp32_sum(weight)) for block in blocks for weight in block.layers.parameters()]
 
     def step() -> None:
         hidden_bsd = input_bsd
         for block in blocks:
             hidden_bsd = block.forward(hidden_bsd)
-        torch.autograd.grad(hidden_bsd, wanted, grad_bsd)
+        torch.autograd.backward(hidden_bsd, grad_bsd)
+        input_bsd.grad = None
+        for weight, total in sums:
+            if weight.grad is not None and weight.grad is not total:
+                total.add_(weight.grad)
+                weight.grad = None
 
     return step
+
+
+def _fp32_sum(weight: nn.Parameter) -> Tensor:
+    """Where the weight's gradient is added up, by autograd, a kernel, or after the step."""
+    import torch
+
+    total = torch.zeros_like(weight, dtype=torch.float32)
+    if weight.dtype == torch.float32:
+        weight.grad = total
+    else:
+        weight.gradient_sum = total  # type: ignore[attr-defined]
+    return total
 
 
 class _Block:
@@ -93,13 +111,13 @@ class _Block:
         self.layers = nn.ModuleList(layers).to(device, dtype)
 
     def forward(self, x_bsd: Tensor) -> Tensor:
-        from torch.nn import functional
+        from motley import kernels
 
         norm1, qkv, project, norm2, up, down = self.layers
-        batch, length, width = x_bsd.shape
-        parts_bs3he = qkv(norm1(x_bsd)).view(batch, length, 3, self.num_heads, -1)
-        q_bhse, k_bhse, v_bhse = parts_bs3he.permute(2, 0, 3, 1, 4)
-        mixed_bhse = functional.scaled_dot_product_attention(q_bhse, k_bhse, v_bhse, is_causal=True)
-        x_bsd = x_bsd + project(mixed_bhse.transpose(1, 2).reshape(batch, length, width))
-        out_bsd: Tensor = x_bsd + down(functional.gelu(up(norm2(x_bsd))))
-        return out_bsd
+        normed_bsd = kernels.layer_norm(x_bsd, norm1.weight, norm1.bias, norm1.eps)
+        parts_bsp = kernels.linear(normed_bsd, qkv.weight, qkv.bias)
+        mixed_bsd = kernels.causal_attention_packed(parts_bsp, self.num_heads, self.num_heads)
+        update_bsd = kernels.linear(mixed_bsd, project.weight, project.bias)
+        x_bsd, normed_bsd = kernels.add_norm(x_bsd, update_bsd, norm2.weight, norm2.bias, norm2.eps)
+        hidden_bsf = kernels.gelu(kernels.linear(normed_bsd, up.weight, up.bias))
+        return x_bsd + kernels.linear(hidden_bsf, down.weight, down.bias)

@@ -40,9 +40,11 @@ def causal_attention_packed(qkv: Tensor, heads: int, kv_heads: int) -> Tensor:
     return causal_attention(q, k, v).transpose(1, 2).reshape(batch, seq, -1)
 
 
-def _native(*tensors: Tensor) -> bool:
-    same = all(t.shape[-2] == tensors[0].shape[-2] for t in tensors)
-    return same and tensors[0].numel() > 0 and native.usable(*tensors)
+def _native(q: Tensor, *others: Tensor) -> bool:
+    """Whether the kernels can take these; what they cannot is PyTorch's, and its to refuse."""
+    same = all((q.shape[0], *q.shape[-2:]) == (x.shape[0], *x.shape[-2:]) for x in others)
+    grouped = all(x.shape[1] > 0 and q.shape[1] % x.shape[1] == 0 for x in others)
+    return same and grouped and q.numel() > 0 and native.usable(q, *others)
 
 
 def _rows_contiguous(x: Tensor) -> Tensor:

@@ -16,8 +16,10 @@ CHUNK_ROWS = 1024
 def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
     """Each row's loss in nats, fp32 [n]; `logits` [n, v] bf16 become the gradient of their sum.
 
-    A negative target has no loss and no gradient.
+    A negative target has no loss and no gradient. IndexError for one that is no column of `logits`.
     """
+    if targets.numel() and int(targets.max()) >= logits.shape[1]:
+        raise IndexError(f"target {int(targets.max())}: there are {logits.shape[1]} classes")
     losses = logits.new_empty(logits.shape[0], dtype=torch.float32)
     native.library().motley_cross_entropy(
         native.pointer(logits),

@@ -52,7 +52,7 @@ def enable() -> str:
         return "Native CPU kernels are on."
     try:
         _enabled.append(_load())
-    except (UnavailableError, OSError) as reason:
+    except (UnavailableError, OSError, RuntimeError) as reason:
         return f"Native CPU kernels are off, PyTorch's own are used: {reason}."
     return "Native CPU kernels are on: attention, weight gradients, GELU, norms and loss."
 
@@ -87,7 +87,7 @@ def _built() -> Path:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
         raise UnavailableError("no C++ compiler (g++ or clang++) is installed")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "motley"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "motley"
     digest = hashlib.sha256(" ".join([compiler, *_COMPILER_FLAGS]).encode())
     for name in _SOURCES:
         digest.update((_HERE / name).read_bytes())

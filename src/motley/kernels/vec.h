@@ -75,7 +75,7 @@ void fetch_row_to_write(T* row, i64 width) {
 
 // 2^x with a relative error of about 3e-7, for x of -inf to 127.
 inline __m512 exp2_ps(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-150.f));
+  x = _mm512_max_ps(_mm512_set1_ps(-150.f), x);  // in this order a NaN stays one
   __m512 n = _mm512_roundscale_ps(x, 8);
   __m512 f = _mm512_sub_ps(x, n);
   __m512 p = _mm512_set1_ps(1.3397388e-3f);

@@ -146,14 +146,14 @@ thread_local Scratch pack_scratch, part_scratch;
 extern "C" void motley_weight_gradient(const bf16* a, i64 a_stride, i64 p, const bf16* b, i64 b_stride, i64 q, i64 n,
                                        float* c, float* sums, int sum_side, int transposed, int add, int threads) {
   const Job w{a, b, a_stride, b_stride, p, q, (p + 31) / 32, (q + 31) / 32, sum_side == 1, sum_side == 2};
-  const i64 parts = std::max<i64>(1, std::min<i64>(threads, n / 256));
+  const i64 wanted = std::max<i64>(1, std::min<i64>(threads, n / 256));
   const i64 packed = (kGroup + w.qp) * 32 * kDepth, blocks = w.pp * w.qp, width = 32 * std::max(w.pp, w.qp);
-  bf16* pack = pack_scratch.get<bf16>(packed * parts);
+  bf16* pack = pack_scratch.get<bf16>(packed * wanted);
   const i64 size = blocks * 1024 + width;
-  float* partial = part_scratch.get<float>(size * parts);
-#pragma omp parallel num_threads(parts)
+  float* partial = part_scratch.get<float>(size * wanted);
+#pragma omp parallel num_threads(wanted)
   {
-    const i64 me = omp_get_thread_num();
+    const i64 me = omp_get_thread_num(), parts = omp_get_num_threads();  // OpenMP may give fewer
     float *mine = partial + me * size, *my_sums = mine + blocks * 1024;
     std::memset(my_sums, 0, width * sizeof(float));
     {
