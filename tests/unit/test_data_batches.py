@@ -20,6 +20,7 @@ from motley.data import (
     evaluation_samples,
     sample_index,
     target_bytes,
+    unigram_entropy,
 )
 from motley.data.streams import ShardWriter, shard_path
 from motley.errors import CorpusError
@@ -184,7 +185,10 @@ def test_bits_per_byte_of_a_uniform_guess_is_eight() -> None:
 
 
 def test_unigram_entropy_against_its_definition(tmp_path: Path) -> None:
-    stream = write_stream(tmp_path, [0, 1, 1, 2, 2, 2, 2, 5])
+    with ShardWriter(tmp_path, "train", VOCAB_SIZE, 1 << 20) as writer:
+        writer.append([0, 1, 1, 2, 2, 2, 2, 5])
+    paths = (shard_path(tmp_path, "train", 0),)
+    stream = TokenStream(paths, tuple(writer.counts), VOCAB_SIZE, 8, 1)
     shares = [1 / 8, 2 / 8, 4 / 8, 1 / 8]
     expected = -sum(share * math.log(share) for share in shares)
     assert unigram_entropy(stream) == pytest.approx(expected)

@@ -134,7 +134,7 @@ def test_packed_attention_equals_that_of_separate_heads(heads: int, kv_heads: in
 
     def separate(x: Tensor) -> Tensor:
         all_heads = x.view(samples, length, -1, size).transpose(1, 2)
-        parts = all_heads.split([heads, kv_heads, kv_heads], 1)
+        parts = torch.split(all_heads, [heads, kv_heads, kv_heads], 1)
         return kernels.causal_attention(*parts).transpose(1, 2).flatten(2)
 
     def joined(x: Tensor) -> Tensor:
@@ -449,12 +449,12 @@ def test_without_kernels_each_operation_is_pytorchs() -> None:
     x, weight, bias = halves(2, 8, 16), halves(48, 16), halves(48)
     scale, offset = halves(16), halves(16)
     projected = functional.linear(x, weight, bias)
-    parts = projected.view(2, 8, 6, 8).transpose(1, 2).split([2, 2, 2], 1)
+    parts = torch.split(projected.view(2, 8, 6, 8).transpose(1, 2), 2, 1)
     mixed = torch_attention(*parts)
     normed = functional.layer_norm(x + x, (16,), scale, offset, 1e-5)
     pairs = [
         (kernels.linear(x, weight, bias), projected),
-        (kernels.linear_joined(x, weight.split(16), bias.split(16)), projected),
+        (kernels.linear_joined(x, torch.split(weight, 16), torch.split(bias, 16)), projected),
         (kernels.causal_attention(*parts), mixed),
         (kernels.causal_attention_packed(projected, 2, 2), mixed.transpose(1, 2).flatten(2)),
         (kernels.gelu(x), functional.gelu(x, approximate="tanh")),

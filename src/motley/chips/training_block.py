@@ -100,24 +100,22 @@ class _Block:
 
         width = shape.width
         self.num_heads = width // shape.head_size
-        layers = (
-            nn.LayerNorm(width),
-            nn.Linear(width, 3 * width),
-            nn.Linear(width, width),
-            nn.LayerNorm(width),
-            nn.Linear(width, 4 * width),
-            nn.Linear(4 * width, width),
-        )
+        self.norms = [nn.LayerNorm(width), nn.LayerNorm(width)]
+        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        layers = (*self.norms, self.qkv, self.project, self.up, self.down)
         self.layers = nn.ModuleList(layers).to(device, dtype)
 
     def forward(self, x_bsd: Tensor) -> Tensor:
         from motley import kernels
 
-        norm1, qkv, project, norm2, up, down = self.layers
-        normed_bsd = kernels.layer_norm(x_bsd, norm1.weight, norm1.bias, norm1.eps)
-        parts_bsp = kernels.linear(normed_bsd, qkv.weight, qkv.bias)
+        first, second = self.norms
+        normed_bsd = kernels.layer_norm(x_bsd, first.weight, first.bias, first.eps)
+        parts_bsp = kernels.linear(normed_bsd, self.qkv.weight, self.qkv.bias)
         mixed_bsd = kernels.causal_attention_packed(parts_bsp, self.num_heads, self.num_heads)
-        update_bsd = kernels.linear(mixed_bsd, project.weight, project.bias)
-        x_bsd, normed_bsd = kernels.add_norm(x_bsd, update_bsd, norm2.weight, norm2.bias, norm2.eps)
-        hidden_bsf = kernels.gelu(kernels.linear(normed_bsd, up.weight, up.bias))
-        return x_bsd + kernels.linear(hidden_bsf, down.weight, down.bias)
+        update_bsd = kernels.linear(mixed_bsd, self.project.weight, self.project.bias)
+        x_bsd, normed_bsd = kernels.add_norm(
+            x_bsd, update_bsd, second.weight, second.bias, second.eps
+        )
+        hidden_bsf = kernels.gelu(kernels.linear(normed_bsd, self.up.weight, self.up.bias))
+        return x_bsd + kernels.linear(hidden_bsf, self.down.weight, self.down.bias)

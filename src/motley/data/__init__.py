@@ -12,6 +12,7 @@ from motley.data.batches import (
     evaluation_samples,
     sample_index,
     target_bytes,
+    unigram_entropy,
 )
 from motley.data.corpus import Document, is_held_out, read_corpus
 from motley.data.files import STANDARD_LIBRARY, Report
@@ -46,4 +47,5 @@ __all__ = [
     "target_bytes",
     "token_bytes",
     "train_tokenizer",
+    "unigram_entropy",
 ]

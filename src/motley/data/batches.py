@@ -133,6 +133,17 @@ def bits_per_byte(loss_sum_nats: float, num_bytes: float) -> float:
     return loss_sum_nats / (math.log(2) * num_bytes)
 
 
+def unigram_entropy(stream: TokenStream, num_tokens: int = 2_000_000) -> float:
+    """Nats per token of a model that knows only how often each token occurs in the stream.
+
+    Over the stream's first `num_tokens`; what any trained model must be well below.
+    """
+    tokens = stream.read(0, min(num_tokens, stream.num_tokens))
+    counts = np.bincount(tokens)
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
 @lru_cache(maxsize=64)
 def _round_keys(seed: int, epoch: int) -> tuple[int, ...]:
     state = _mix(_mix(seed) ^ epoch)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -178,7 +179,10 @@ def read_progress(path: Path) -> Progress:
 def load_state(path: Path, state: dict[str, Tensor], *, distributed: bool = True) -> None:
     """Reads a checkpoint into the tensors of `state`, whatever layout it was saved under."""
     try:
-        load(state, checkpoint_id=str(path), no_dist=not distributed)
+        with warnings.catch_warnings():
+            # Reading in one process is what is wanted; PyTorch warns that it assumes so.
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(state, checkpoint_id=str(path), no_dist=not distributed)
     except (Exception, CheckpointException) as cause:
         raise CheckpointError(
             f"{path} does not fit this model: {_first_line(cause)}.",

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from motley import kernels
 from motley.chips.chip import Chip
 from motley.chips.host import keep_freed_memory
-from motley.data import PreparedData, SampleSource, evaluation_samples
+from motley.data import PreparedData, SampleSource, evaluation_samples, unigram_entropy
 from motley.errors import CheckpointError
 from motley.train.assemble import PEER_TIMEOUT, Groups, build_engine
 from motley.train.checkpoint import (
@@ -61,8 +61,11 @@ def run_rank(folder: RunFolder, rank: int, chip: Chip) -> None:
     data = PreparedData.load(folder.data_folder())
     engine, groups = build_engine(recipe, cluster, plan, rank)
     journal = Journal.open(folder, plan) if rank == 0 else None
-    if journal and kernels_message:
-        journal.message(kernels_message)
+    if journal:
+        entropy = unigram_entropy(data.held_out)
+        journal.message(f"Token frequencies alone would give a validation loss of {entropy:.2f}.")
+        if kernels_message:
+            journal.message(kernels_message)
     first_step = _restore(engine, groups, folder, data.tokenizer.digest, journal)
     length = recipe.batch.sequence_length
     training = Training(
