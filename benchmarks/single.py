@@ -77,7 +77,7 @@ def job_for(device: str) -> tuple[dict[str, Any], float, int]:
                 "data": {"vocab_size": 4096},
                 "batch": {
                     "sequence_length": 256 if on_cpu else 1024,
-                    "global_batch": 32 if on_cpu else 16,
+                    "global_batch": 64 if on_cpu else 16,
                 },
             }
         )
@@ -112,7 +112,7 @@ def measure(device: str, rounds: int, steps: int) -> dict[str, Any]:
                 contestants[name].turn(WARM_UP_STEPS)
             turns: dict[str, list[float]] = {name: [] for name in names}
             for _ in range(rounds):
-                turns["peak"].append(contestants["peak"].turn(2))
+                turns["peak"].append(contestants["peak"].turn(3))
                 for name in names[1:]:
                     rate = tokens_per_step * steps / contestants[name].turn(steps)
                     turns[name].append(rate)

@@ -137,9 +137,9 @@ def _compare(name: str, version: str, package: str, remedy: str) -> Check:
 
 
 def check_compiler(name: str) -> Check:
-    """A C++ compiler that finds Python's headers, which torch.compile needs on a CPU."""
+    """A C++ compiler, for the native kernels, that finds Python's headers, for torch.compile."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
-    remedy = "Install one (Debian: apt install g++ python3-dev), or train without torch.compile."
+    remedy = "Install one (Debian: apt install g++ python3-dev), or train without native kernels."
     if compiler is None:
         return Check(name=name, ok=False, detail="none found", remedy=remedy)
     command = [compiler, "-fsyntax-only", "-x", "c++", "-", f"-I{sysconfig.get_path('include')}"]

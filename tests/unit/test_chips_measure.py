@@ -50,7 +50,12 @@ def test_the_cpu_trains_on_the_native_kernels_and_only_while_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(kernels, "enable", lambda: said.append("on") or "Kernels are on.")
+
+    def enable() -> str:
+        said.append("on")
+        return "Kernels are on."
+
+    monkeypatch.setattr(kernels, "enable", enable)
     monkeypatch.setattr(kernels, "disable", lambda: said.append("off"))
 
     def step(*_: object) -> object:
@@ -69,9 +74,12 @@ def test_the_block_adds_up_its_gradients_in_fp32(
 ) -> None:
     sums: list[torch.Tensor] = []
     real = training_block._fp32_sum
-    monkeypatch.setattr(
-        training_block, "_fp32_sum", lambda weight: sums.append(real(weight)) or sums[-1]
-    )
+
+    def noted(weight: torch.nn.Parameter) -> torch.Tensor:
+        sums.append(real(weight))
+        return sums[-1]
+
+    monkeypatch.setattr(training_block, "_fp32_sum", noted)
     torch.manual_seed(0)
     step = training_step(TINY, CPU, dtype)
     step()

@@ -115,7 +115,7 @@ def measure_device(
     report(f"{device}: memory {si(bandwidth.median, 'B/s')}, {size(free)} free of {size(total)}")
     to_device, to_host = measure_host_copies(device, free, seconds * COPY_SHARE)
     shape = training_block.shape_for(device.type)
-    with _kernels(device) as about_kernels:
+    with _as_in_training(device) as about_kernels:
         if about_kernels:
             report(f"{device}: {about_kernels}")
         precision, reason, training = _measure_training(
@@ -277,13 +277,14 @@ def measure_host_copies(
 
 
 @contextlib.contextmanager
-def _kernels(device: torch.device) -> Iterator[str]:
-    """A CPU's kernels are on inside, as they are while training; the sentence about it."""
+def _as_in_training(device: torch.device) -> Iterator[str]:
+    """Keeps a CPU's freed memory, and its kernels on inside, as a training does; their sentence."""
     from motley import kernels
 
     if device.type != "cpu":
         yield ""
         return
+    host.keep_freed_memory()
     try:
         yield kernels.enable()
     finally:
