@@ -77,7 +77,7 @@ def job_for(device: str) -> tuple[dict[str, Any], float, int]:
                 "data": {"vocab_size": 4096},
                 "batch": {
                     "sequence_length": 256 if on_cpu else 1024,
-                    "global_batch": 64 if on_cpu else 16,
+                    "global_batch": 32 if on_cpu else 16,
                 },
             }
         )
