@@ -215,7 +215,7 @@ def _why_idle(plan: Plan, cluster: Cluster) -> list[str]:
 def _assumed_links(plan: Plan, cluster: Cluster) -> list[str]:
     names = [placement.stage.chip for placement in plan.placements()]
     assumed = any(
-        cluster.link(first, second) is LOOPBACK
+        cluster.link(first, second).source == LOOPBACK.source
         for index, first in enumerate(names)
         for second in names[index + 1 :]
     )

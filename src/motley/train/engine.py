@@ -81,8 +81,9 @@ class Engine:
     timer: StepTimer
     _began: float = 0.0
     _pending: dict[int, int] = field(default_factory=dict)
-    """Bucket to layers of this rank that still have to finish, in the last backward."""
-    _last: RankReport = field(default_factory=RankReport)
+    """Bucket to the layer of this rank that completes it in the last backward."""
+    _communication_s: float = 0.0
+    """Of the step before: this step's ends only after the exchange that reports it."""
 
     def align(self) -> None:
         """All ranks meet; the chips' clocks are set to the latest."""
@@ -115,12 +116,7 @@ class Engine:
         self.timer.begin()
         with self.timer.span("optimizer"):
             norm = self._update(reports, rate)
-        self._last = RankReport(
-            compute_s=totals["forward"] + totals["backward"],
-            wait_s=totals["wait"],
-            communication_s=totals["sync"],
-            optimizer_s=totals["optimizer"],
-        )
+        self._communication_s = totals["sync"]
         targets = sum(report.num_targets for report in reports)
         loss = sum(report.loss_sum for report in reports) / max(targets, 1.0)
         self._check(loss, norm, step)
@@ -144,7 +140,7 @@ class Engine:
         if self.edges.output_gradients:
             self.edges.output_gradients.expect(shapes)
         self.reducer.start_step()
-        self._pending = self._layers_per_bucket()
+        self._pending = self._completing_layers()
         losses: list[Tensor] = []
         targets: dict[int, Tensor | None] = {}
         schedule = one_forward_one_backward(place.position, len(replica.stages), num_micro_batches)
@@ -222,7 +218,7 @@ class Engine:
             assert passed_on is not None
             self.edges.input_gradients.send(passed_on)
 
-    def _layers_per_bucket(self) -> dict[int, int]:
+    def _completing_layers(self) -> dict[int, int]:
         """The lowest layer of this rank that each of its buckets waits for."""
         stage, groups = self.placement.stage, parameter_groups(self.recipe.model)
         return {
@@ -255,7 +251,7 @@ class Engine:
             clock=self.runtime.now(),
             compute_s=totals["forward"] + totals["backward"],
             wait_s=totals["wait"],
-            communication_s=self._last.communication_s,
+            communication_s=self._communication_s,
             optimizer_s=totals["optimizer"],
             memory_bytes=self.runtime.peak_memory_bytes(),
             samples=float(self.placement.replica.num_samples),
