@@ -52,13 +52,13 @@ class PlainModel(nn.Module):
 
 
 class PlainLoop:
-    """One step at a time; `form` is "fp32", "bf16-autocast" or "bf16-weights"."""
+    """One step at a time; `form` is "fp32", "bf16-autocast", or bf16 weights."""
 
     def __init__(self, config: ModelConfig, form: str, device: str = "cpu") -> None:
         torch.manual_seed(0)
-        dtype = torch.bfloat16 if form == "bf16-weights" else torch.float32
         self.device = device
         self.autocast = form == "bf16-autocast"
+        dtype = torch.float32 if self.autocast or form == "fp32" else torch.bfloat16
         self.model = PlainModel(config).to(device, dtype)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,9 +29,9 @@ from plain_loop import PlainLoop
 PEAK_SIZES = (512, 1024, 2048, 4096)
 
 
-def motley_stepper(job: dict[str, object], data: PreparedData) -> Callable[[int], float]:
+def motley_stepper(job: dict[str, Any], data: PreparedData) -> Callable[[int], float]:
     """Steps of motley's engine on one real chip, as its worker runs them."""
-    recipe, cluster = parse_recipe(job["recipe"]), parse_cluster(job["cluster"])  # type: ignore[arg-type]
+    recipe, cluster = parse_recipe(job["recipe"]), parse_cluster(job["cluster"])
     keep_freed_memory()
     kernels.enable()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}
@@ -51,9 +52,11 @@ def motley_stepper(job: dict[str, object], data: PreparedData) -> Callable[[int]
     return run
 
 
-def plain_stepper(job: dict[str, object], data: PreparedData, form: str) -> Callable[[int], float]:
+def plain_stepper(job: dict[str, Any], data: PreparedData, form: str) -> Callable[[int], float]:
     """Steps of the plain loop on the same batches."""
-    recipe = parse_recipe(job["recipe"])  # type: ignore[arg-type]
+    recipe = parse_recipe(job["recipe"])
+    if form == "bf16-kept-memory":
+        keep_freed_memory()
     source = SampleSource(data.train, recipe.batch.sequence_length, recipe.seed)
     loop = PlainLoop(recipe.model, form, str(job["device"]))
     batch, done = recipe.batch.global_batch, 0
@@ -71,7 +74,7 @@ def plain_stepper(job: dict[str, object], data: PreparedData, form: str) -> Call
     return run
 
 
-def peak_stepper(job: dict[str, object]) -> Callable[[int], float]:
+def peak_stepper(job: dict[str, Any]) -> Callable[[int], float]:
     """Sustained bf16 matmul rate, FLOP/s: the best size's median over `windows` windows."""
     device = str(job["device"])
     keep_freed_memory()
