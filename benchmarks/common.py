@@ -51,15 +51,7 @@ def run_plan(recipe: Recipe, cluster: Cluster, plan: Plan, data: PreparedData) -
     with tempfile.TemporaryDirectory(prefix="motley-benchmark-") as base:
         folder = create_run_folder(Path(base) / "run")
         folder.write(recipe, cluster, plan, data.folder)
-        job = start(folder)
-        try:
-            while not job.wait(1.0):
-                pass
-        finally:
-            job.kill()
-        failure = job.failure()
-        if failure is not None:
-            raise failure
+        start(folder).finish()
         return _read(folder, recipe)
 
 

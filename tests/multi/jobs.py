@@ -15,7 +15,8 @@ from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.plan import Plan
 from motley.recipe import Recipe, parse_recipe
 from motley.train.folder import RunFolder, create_run_folder
-from motley.train.launch import Job, start
+from motley.train.launch import start
+from motley.units import Precision
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -40,15 +41,15 @@ def recipe(**changes: dict[str, Any]) -> Recipe:
     return parse_recipe(table)
 
 
-def cluster(*precisions: str) -> Cluster:
+def cluster(*precisions: Precision) -> Cluster:
     """Emulated chips that are faster than any host, so that tests do not wait for the emulation."""
     chips = tuple(
         Chip(
             name=f"chip-{index}",
             kind="test",
             emulated=True,
-            precision=precision,  # type: ignore[arg-type]
-            flops_per_s={precision: 1e15},  # type: ignore[dict-item]
+            precision=precision,
+            flops_per_s={precision: 1e15},
             memory_bytes=10**9,
             memory_bandwidth_bytes_per_s=1e15,
             source="emulated",
@@ -94,24 +95,12 @@ def make_run(
     return folder
 
 
-def finish(job: Job) -> None:
-    """Waits for the end; raises the run's error."""
-    try:
-        while not job.wait(0.5):
-            pass
-    finally:
-        job.kill()
-    failure = job.failure()
-    if failure is not None:
-        raise failure
-
-
 def train(
     path: Path, recipe: Recipe, cluster: Cluster, plan: Plan, data: PreparedData
 ) -> RunFolder:
     """A finished run."""
     folder = make_run(path, recipe, cluster, plan, data)
-    finish(start(folder))
+    start(folder).finish()
     return folder
 
 

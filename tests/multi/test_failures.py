@@ -84,7 +84,7 @@ def test_a_killed_chip_is_named_and_the_run_goes_on_without_it(
     again = start(folder)
     wait_for(again, "step", 2)
     again.request_stop()
-    jobs.finish(again)
+    again.finish()
     started = jobs.events(folder, "run_started")
     assert started[1]["resumed_from"] == found[1].step
     left = {chip.name for chip in folder.cluster().chips}
@@ -113,7 +113,7 @@ def test_out_of_memory_names_the_chip(small: tuple[Recipe, PreparedData], tmp_pa
     cluster = dataclasses.replace(cluster, chips=(cluster.chips[0], small_chip))
     job = start(jobs.make_run(tmp_path / "run", recipe, cluster, plan, data))
     with pytest.raises(ChipOutOfMemoryError, match="chip-1") as raised:
-        jobs.finish(job)
+        job.finish()
     assert raised.value.chip == "chip-1"
 
 
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     plan = jobs.plan_of(recipe, cluster, (((0, 0, 6),), 16, 16))
     job = start(jobs.make_run(tmp_path / "run", recipe, cluster, plan, data))
     with pytest.raises(DivergedError, match="the loss is") as raised:
-        jobs.finish(job)
+        job.finish()
     assert "learning rate" in raised.value.remedy
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def reference(
 @pytest.mark.parametrize("split", [unequal_replicas, unlike_pipelines])
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_first_step_and_the_curve_do_not_depend_on_the_plan(
-    split: object,
+    split: Callable[[Recipe], tuple[Cluster, Plan]],
     tied: bool,
     small: tuple[Recipe, PreparedData],
     reference: dict[int, float],
@@ -74,7 +75,7 @@ def test_the_first_step_and_the_curve_do_not_depend_on_the_plan(
         recipe = dataclasses.replace(recipe, model=model, schedule=schedule)
         cluster, plan = one_chip(recipe)
         reference = jobs.losses(jobs.train(tmp_path / "one", recipe, cluster, plan, data))
-    cluster, plan = split(recipe)  # type: ignore[operator]
+    cluster, plan = split(recipe)
     losses = jobs.losses(jobs.train(tmp_path / "run", recipe, cluster, plan, data))
     assert losses[1] == pytest.approx(reference[1], rel=1e-5)
     assert losses[2] == pytest.approx(reference[2], rel=1e-5)

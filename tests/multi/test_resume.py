@@ -42,7 +42,7 @@ def two_chips(recipe: Recipe) -> tuple[Cluster, Plan]:
 
 def go_on(folder: RunFolder, recipe: Recipe, cluster: Cluster, plan: Plan) -> None:
     folder.write(recipe, cluster, plan, folder.data_folder())
-    jobs.finish(start(folder))
+    start(folder).finish()
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +119,10 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-sys.path.insert(0, sys.argv[3])
-import jobs
 from pathlib import Path
 from motley.train.folder import RunFolder
 from motley.train.launch import start
-jobs.finish(start(RunFolder(Path(sys.argv[1]))))
+start(RunFolder(Path(sys.argv[1]))).finish()
 """
 
 
@@ -140,7 +138,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(
     cluster, plan = two_chips(second)
     folder.write(second, cluster, plan, data.folder)
     ended = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(folder.path), str(100_000), str(Path(__file__).parent)],
+        [sys.executable, "-c", LIMITED, str(folder.path), str(100_000)],
         capture_output=True,
         text=True,
         check=False,

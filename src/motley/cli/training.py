@@ -37,10 +37,12 @@ def run(
     job = start(folder)
     with _stopping(job):
         if as_json:
-            while not job.wait(1.0):
-                pass
+            job.process.wait()
         else:
             follow(folder.events, lambda: not job.is_running)
+    if job.was_killed:
+        say(f"Ended at once. Go on from the newest checkpoint: motley train --resume {folder.path}")
+        raise KeyboardInterrupt
     failure = job.failure()
     if failure is not None:
         failure.remedy = failure.remedy.replace("--resume RUN", f"--resume {folder.path}")

@@ -19,6 +19,7 @@ from motley.model.attention import rotary_tables
 from motley.model.config import ModelConfig
 from motley.optim.adamw import build_adamw
 from motley.plan.cost import layer_cost
+from motley.plan.memory import STATE_BYTES_PER_PARAMETER
 from motley.plan.plan import Placement, Plan
 from motley.plan.sync import Bucket, gradient_buckets
 from motley.recipe import Recipe
@@ -140,14 +141,13 @@ def hold_parameters(
 
     Neither they nor the rotary tables, which all layers share, count as activations.
     """
-    copy_bytes = 0 if runtime.dtype == torch.float32 else runtime.dtype.itemsize
     tables = (
         rotary_tables(config, sequence_length, runtime.device, runtime.dtype)
         if config.positions == "rotary"
         else ()
     )
     runtime.exclude([*parameters.compute.values(), *tables])
-    runtime.hold(parameters.num_parameters * (16 + copy_bytes))
+    runtime.hold(parameters.num_parameters * STATE_BYTES_PER_PARAMETER[runtime.chip.precision])
 
 
 def _answers_for(buckets: tuple[Bucket, ...], rank: int) -> tuple[int, ...]:

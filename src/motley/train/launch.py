@@ -23,6 +23,8 @@ class Job:
 
     folder: RunFolder
     process: subprocess.Popen[bytes]
+    was_killed: bool = False
+    """Ended by `kill` and not by itself, so that there is no failure to explain."""
 
     @property
     def is_running(self) -> bool:
@@ -43,10 +45,21 @@ class Job:
     def kill(self) -> None:
         """Ends all ranks at once; what is newer than the last checkpoint is lost."""
         if self.is_running:
+            self.was_killed = True
             self.process.send_signal(signal.SIGTERM)
             if not self.wait(10.0):
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
+
+    def finish(self) -> None:
+        """Waits for the end, without showing anything; raises the run's error."""
+        try:
+            self.process.wait()
+        finally:
+            self.kill()
+        failure = self.failure()
+        if failure is not None:
+            raise failure
 
     def failure(self) -> MotleyError | None:
         """Why the run failed; None if it ended well. Call it when the run has ended."""
