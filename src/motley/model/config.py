@@ -1,4 +1,5 @@
-"""The shape of a decoder-only transformer: enough to express GPT-2, Llama 3 and Qwen3 exactly.
+"""The shape of a decoder-only transformer: enough to express the public families exactly, from GPT-2
+to DeepSeek-V3. The planner plans all of them; `motley.model.trainable` says which can be trained.
 
 Layers are counted as the planner sees them: layer 0 is the embedding, layers 1 to `layers` are the
 blocks, and the last layer (`layers` + 1) is the head (final norm, output projection and loss).
@@ -26,6 +27,62 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MixtureOfExperts:
+    """MLPs of which each token passes a few that a router chooses (Shazeer et al. 2017)."""
+
+    experts: int
+    """MLPs of a block that the router chooses from."""
+    experts_per_token: int
+    expert_width: int
+    """Hidden size of one expert."""
+    shared_width: int | None = None
+    """Hidden size of the MLP that every token passes besides, all shared experts together; unset
+    means none."""
+    shared_gate: bool = False
+    """A sigmoid of one product weights what the shared MLP adds (Qwen2-MoE)."""
+    leading_dense_layers: int = 0
+    """The first blocks have one MLP of `mlp_width` instead."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "experts", "experts_per_token", "expert_width", "shared_width")
+        if self.experts_per_token > self.experts:
+            raise ValueError(
+                f"experts_per_token: {self.experts_per_token} is more than the {self.experts} experts"
+            )
+        if self.leading_dense_layers < 0:
+            raise ValueError(
+                f"leading_dense_layers: must not be negative, found {self.leading_dense_layers}"
+            )
+        if self.shared_gate and not self.shared_width:
+            raise ValueError("shared_gate: gates nothing while shared_width is unset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentAttention:
+    """Keys and values made from one narrow latent vector per token (DeepSeek-V2, arXiv 2405.04434).
+
+    A query or key head is `plain_width` numbers without and `rotary_width` with positions; the
+    rotary part of the key is shared by all heads.
+    """
+
+    key_value_rank: int
+    """Size of the latent vector that keys and values are made from."""
+    query_rank: int | None = None
+    """The same for queries; unset means that they are made from the residual stream."""
+    plain_width: int
+    rotary_width: int
+    value_width: int
+    """Size of one head's value."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "key_value_rank", "query_rank", "plain_width", "rotary_width", "value_width"
+        )
+        if self.rotary_width % 2:
+            raise ValueError(f"rotary_width: must be even, found {self.rotary_width}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """All that fixes the parameters and the mathematics of the model, except the vocabulary's size
     when it is left to the tokenizer."""
@@ -46,25 +103,64 @@ class ModelConfig:
     """The longest sequence; the number of learned positions."""
     vocab_size: int | None = None
     """Unset means the tokenizer's."""
-    positions: Literal["learned", "rotary"] = "learned"
+    positions: Literal["learned", "rotary", "alibi", "none"] = "learned"
+    """"alibi" is a bias on the attention that grows with distance (arXiv 2108.12409)."""
+    position_offset: int = 0
+    """Learned positions before the first that is used; 2 in OPT."""
+    attention_window: int | None = None
+    """Tokens that a token attends to, itself included; unset means all before it."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     norm_epsilon: float = 1e-5
-    activation: Literal["gelu", "swiglu", "relu2"] = "gelu"
+    arrangement: Literal["pre_norm", "post_norm", "parallel"] = "pre_norm"
+    """Where a block norms: before attention and MLP, or after them on the residual stream (then
+    there is no final norm); "parallel" adds both to the same stream (GPT-NeoX)."""
+    embedding_norm: bool = False
+    """A norm between the embedding and the first block (BLOOM)."""
+    embedding_width: int | None = None
+    """A token embedding and head of another width than the stream, with projections between (OPT
+    350M); unset means `width`."""
+    activation: Literal["gelu", "gelu_exact", "relu", "relu2", "swiglu", "geglu"] = "gelu"
     """"gelu" is the tanh form that GPT-2 uses."""
     bias: bool = True
     """Biases of the blocks' projections and of LayerNorms; GPT-2 has them, Llama and Qwen3 none."""
+    query_key_value_bias: bool | None = None
+    """Of these three projections; Qwen2 has them alone. Unset means as `bias`."""
+    mlp_bias: bool | None = None
+    """Unset means as `bias`."""
     qk_norm: bool = False
     """RMSNorm over each query and key head (Qwen3)."""
     tied_head: bool = True
     """The head uses the token embedding's matrix."""
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
+    mixture: MixtureOfExperts | None = None
+    """Unset means one MLP in each block."""
+    latent: LatentAttention | None = None
+    """Unset means that queries, keys and values are made from the residual stream."""
+    planned_only: tuple[str, ...] = ()
+    """What the family computes besides, in words, that adds next to nothing to time and memory and
+    that motley's layers do not compute. A model with any can be planned but not trained."""
 
     def __post_init__(self) -> None:
         require_positive(
             self, "layers", "width", "heads", "key_value_heads", "head_width", "mlp_width",
-            "context", "vocab_size", "norm_epsilon", "rope_theta",
+            "context", "vocab_size", "attention_window", "norm_epsilon",
+            "embedding_width", "rope_theta",
         )  # fmt: skip
+        if self.position_offset < 0:
+            raise ValueError(f"position_offset: must not be negative, found {self.position_offset}")
+        if self.mixture is not None and self.mixture.leading_dense_layers > self.layers:
+            raise ValueError(
+                f"mixture.leading_dense_layers: {self.mixture.leading_dense_layers} are more than "
+                f"the {self.layers} layers"
+            )
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        if self.latent is not None:
+            if self.num_key_value_heads != self.heads or self.qk_norm:
+                raise ValueError("latent: needs as many key_value_heads as heads, and no qk_norm")
+            return
         if self.head_width is None and self.width % self.heads:
             raise ValueError(f"heads: {self.heads} heads do not divide the width {self.width}")
         if self.heads % self.num_key_value_heads:
@@ -82,11 +178,42 @@ class ModelConfig:
 
     @property
     def head_size(self) -> int:
+        """Size of a query or key head."""
+        if self.latent is not None:
+            return self.latent.plain_width + self.latent.rotary_width
         return self.head_width or self.width // self.heads
+
+    @property
+    def value_size(self) -> int:
+        """Size of a value head."""
+        return self.latent.value_width if self.latent is not None else self.head_size
 
     @property
     def mlp_size(self) -> int:
         return self.mlp_width or 4 * self.width
+
+    @property
+    def gated(self) -> bool:
+        """The MLP has a third matrix, whose activated product gates the others'."""
+        return self.activation in ("swiglu", "geglu")
+
+    @property
+    def has_query_key_value_bias(self) -> bool:
+        return self.bias if self.query_key_value_bias is None else self.query_key_value_bias
+
+    @property
+    def has_mlp_bias(self) -> bool:
+        return self.bias if self.mlp_bias is None else self.mlp_bias
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of the token embedding and of the head's matrix."""
+        return self.embedding_width or self.width
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether that layer (1 is the first block) is a block whose MLP is a mixture."""
+        mixture = self.mixture
+        return mixture is not None and mixture.leading_dense_layers < layer <= self.layers
 
     @property
     def num_layers(self) -> int:

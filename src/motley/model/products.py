@@ -1,0 +1,164 @@
+"""The matrix products of every layer and its attention, as a model of time or of memory needs them.
+
+Whoever goes by these need not know families of models: dense or mixture of experts, full or latent
+attention are all lists of products. Their widths are those of the whole layer, before any split.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from motley.model.config import LatentAttention, MixtureOfExperts, ModelConfig
+
+Sharding = Literal["column", "row", "none"]
+"""How tensor parallelism splits a matrix: its outputs ("column"), its inputs ("row"), or not at all
+(Megatron-LM, arXiv 1909.08053)."""
+
+
+class Product(NamedTuple):
+    """[tokens, in_width] times [in_width, out_width]: one multiply-add is 2 FLOPs."""
+
+    name: str
+    """As the layer's parameter is called, where motley's layers have it."""
+    reads: str
+    """What it reads; products that read the same may be computed as one."""
+    in_width: int
+    out_width: int
+    sharded_by_tensor: Sharding
+    experts: int = 1
+    """Matrices of this shape; each token passes `experts_per_token` of them."""
+    experts_per_token: int = 1
+
+    @property
+    def parameters(self) -> int:
+        """Of all experts, without biases."""
+        return self.in_width * self.out_width * self.experts
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that one token passes."""
+        return self.in_width * self.out_width * self.experts_per_token
+
+    @property
+    def flops_per_token(self) -> float:
+        """Of the forward pass; the backward pass has one such product for each of the two inputs."""
+        return 2.0 * self.active_parameters
+
+
+class AttentionCore(NamedTuple):
+    """softmax(QK')V of one block: causal, each token to itself and the tokens before it."""
+
+    query_heads: int
+    key_value_heads: int
+    query_key_size: int
+    """Size of a query or key head."""
+    value_size: int
+    window: int | None
+    """Tokens that a token attends to at most."""
+
+    def pairs(self, sequence_length: int) -> float:
+        """Pairs of a token and one that it attends to, in one sequence."""
+        window = min(self.window or sequence_length, sequence_length)
+        return window * (window + 1) / 2 + (sequence_length - window) * float(window)
+
+    def forward_flops(self, sequence_length: int) -> float:
+        """Both products of one sequence, over the pairs that causality leaves."""
+        sizes = self.query_key_size + self.value_size
+        return 2.0 * self.query_heads * sizes * self.pairs(sequence_length)
+
+
+def layer_products(config: ModelConfig, layer: int) -> tuple[Product, ...]:
+    """The products of one layer in order; layer 0 is the embedding, the last one the head."""
+    if layer == 0:
+        return _embedding_products(config)
+    if layer == config.num_layers - 1:
+        return _head_products(config)
+    if not 0 < layer < config.num_layers - 1:
+        raise IndexError(f"layer {layer}: the model has layers 0 to {config.num_layers - 1}")
+    attention = _latent(config, config.latent) if config.latent else _attention(config)
+    if config.mixture is not None and config.has_experts(layer):
+        return attention + _mixture(config, config.mixture)
+    return attention + _mlp(config, "mlp", config.mlp_size)
+
+
+def attention_core(config: ModelConfig, layer: int) -> AttentionCore | None:
+    """The attention of a block; None for the embedding and the head."""
+    if not 0 < layer < config.num_layers - 1:
+        return None
+    return AttentionCore(
+        config.heads,
+        config.num_key_value_heads,
+        config.head_size,
+        config.value_size,
+        config.attention_window,
+    )
+
+
+def _embedding_products(config: ModelConfig) -> tuple[Product, ...]:
+    """The look-up is no product."""
+    if config.embedding_width is None:
+        return ()
+    return (Product("projection", "token", config.embedding_width, config.width, "none"),)
+
+
+def _head_products(config: ModelConfig) -> tuple[Product, ...]:
+    size = config.embedding_size
+    output = Product("output", "head", size, config.vocabulary, "column")
+    if config.embedding_width is None:
+        return (output,)
+    return (Product("projection", "stream", config.width, size, "none"), output)
+
+
+def _attention(config: ModelConfig) -> tuple[Product, ...]:
+    width, queries = config.width, config.heads * config.head_size
+    keys = config.num_key_value_heads * config.head_size
+    return (
+        Product("attention.query", "attention", width, queries, "column"),
+        Product("attention.key", "attention", width, keys, "column"),
+        Product("attention.value", "attention", width, keys, "column"),
+        Product("attention.output", "mixed", queries, width, "row"),
+    )
+
+
+def _latent(config: ModelConfig, latent: LatentAttention) -> tuple[Product, ...]:
+    """The two narrow products are not worth a split; all chips of a group compute them."""
+    width, heads = config.width, config.heads
+    queries = heads * config.head_size
+    keys_values = heads * (latent.plain_width + latent.value_width)
+    rank, narrow = latent.key_value_rank, latent.key_value_rank + latent.rotary_width
+    down, up = "attention.key_value_down", "attention.key_value_up"
+    if latent.query_rank is None:
+        query = (Product("attention.query", "attention", width, queries, "column"),)
+    else:
+        query = (
+            Product("attention.query_down", "attention", width, latent.query_rank, "none"),
+            Product("attention.query_up", "query latent", latent.query_rank, queries, "column"),
+        )
+    return (
+        *query,
+        Product(down, "attention", width, narrow, "none"),
+        Product(up, "key value latent", rank, keys_values, "column"),
+        Product("attention.output", "mixed", heads * latent.value_width, width, "row"),
+    )
+
+
+def _mixture(config: ModelConfig, mixture: MixtureOfExperts) -> tuple[Product, ...]:
+    experts = tuple(
+        product._replace(experts=mixture.experts, experts_per_token=mixture.experts_per_token)
+        for product in _mlp(config, "experts", mixture.expert_width)
+    )
+    shared = _mlp(config, "shared", mixture.shared_width) if mixture.shared_width else ()
+    gate = Product("shared.router", "mlp", config.width, 1, "none")
+    router = Product("router", "mlp", config.width, mixture.experts, "none")
+    return (router, *experts, *shared, *((gate,) if mixture.shared_gate else ()))
+
+
+def _mlp(config: ModelConfig, name: str, hidden: int) -> tuple[Product, ...]:
+    """Experts read the tokens that were sent to them; all other MLPs read the same."""
+    width, reads = config.width, "sent" if name == "experts" else "mlp"
+    gate = (Product(f"{name}.gate", reads, width, hidden, "column"),) if config.gated else ()
+    return (
+        *gate,
+        Product(f"{name}.up", reads, width, hidden, "column"),
+        Product(f"{name}.down", f"{name} hidden", hidden, width, "row"),
+    )
