@@ -1,5 +1,6 @@
-"""The shape of a decoder-only transformer: enough to express the public families exactly, from GPT-2
-to DeepSeek-V3. The planner plans all of them; `motley.model.trainable` says which can be trained.
+"""The shape of a decoder-only transformer: enough for the families from GPT-2 to DeepSeek-V3.
+
+The planner plans all of them; `motley.model.trainable` says which can be trained.
 
 Layers are counted as the planner sees them: layer 0 is the embedding, layers 1 to `layers` are the
 blocks, and the last layer (`layers` + 1) is the head (final norm, output projection and loss).
@@ -47,7 +48,7 @@ class MixtureOfExperts:
         require_positive(self, "experts", "experts_per_token", "expert_width", "shared_width")
         if self.experts_per_token > self.experts:
             raise ValueError(
-                f"experts_per_token: {self.experts_per_token} is more than the {self.experts} experts"
+                f"experts_per_token: {self.experts_per_token} of {self.experts} experts is too many"
             )
         if self.leading_dense_layers < 0:
             raise ValueError(
@@ -111,9 +112,9 @@ class ModelConfig:
     """Tokens that a token attends to, itself included; unset means all before it."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     norm_epsilon: float = 1e-5
-    arrangement: Literal["pre_norm", "post_norm", "parallel"] = "pre_norm"
-    """Where a block norms: before attention and MLP, or after them on the residual stream (then
-    there is no final norm); "parallel" adds both to the same stream (GPT-NeoX)."""
+    arrangement: Literal["pre_norm", "post_norm", "parallel", "parallel_two_norms"] = "pre_norm"
+    """A block norms before attention and MLP, or after each on the residual stream (then there is
+    no final norm). Parallel ones read the same stream through one norm (PaLM) or two (GPT-NeoX)."""
     embedding_norm: bool = False
     """A norm between the embedding and the first block (BLOOM)."""
     embedding_width: int | None = None
@@ -127,6 +128,8 @@ class ModelConfig:
     """Of these three projections; Qwen2 has them alone. Unset means as `bias`."""
     mlp_bias: bool | None = None
     """Unset means as `bias`."""
+    norm_bias: bool | None = None
+    """Of LayerNorms; unset means as `bias`."""
     qk_norm: bool = False
     """RMSNorm over each query and key head (Qwen3)."""
     tied_head: bool = True
@@ -204,6 +207,15 @@ class ModelConfig:
     @property
     def has_mlp_bias(self) -> bool:
         return self.bias if self.mlp_bias is None else self.mlp_bias
+
+    @property
+    def has_norm_bias(self) -> bool:
+        wanted = self.bias if self.norm_bias is None else self.norm_bias
+        return wanted and self.norm == "layernorm"
+
+    @property
+    def num_block_norms(self) -> int:
+        return 1 if self.arrangement == "parallel" else 2
 
     @property
     def embedding_size(self) -> int:

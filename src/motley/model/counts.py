@@ -6,18 +6,19 @@ softmax and the embedding's look-up are not counted, nor is what an implementati
 attention's backward pass, recomputed activations). These are the model's FLOPs, as MFU needs them.
 
 Byte counts are those of `motley.model.layers` in eager mode, where all tensors of a layer have the
-precision's format; a test compares them with what autograd really keeps.
+precision's format; a test compares them with what autograd really keeps. The matrices come from
+`motley.model.products`, the kept tensors from `motley.model.activations`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from motley.model.activations import FP32_BYTES, layer_activations
 from motley.model.config import ModelConfig
+from motley.model.products import Product, attention_core, layer_products
 from motley.units import BYTES_PER_ELEMENT, Precision
 
-FP32_BYTES = 4
-INT64_BYTES = 8
 MATMUL_SCRATCH_BYTES = 2**19
 """What oneDNN's bf16 matmuls take to repack tiles: 0.03 to 0.3 MB, measured on two cores."""
 SUM_ROWS = 4096
@@ -52,6 +53,8 @@ class ModelCounts:
     """Totals of a model; a tied matrix counts once."""
 
     parameters: int
+    active_parameters: int
+    """Those that one token passes: fewer than all in a mixture of experts."""
     flops_per_token: float
     """Forward and backward, averaged over the positions of a sequence."""
 
@@ -75,7 +78,7 @@ def layer_counts(
     if layer == config.num_layers - 1:
         return _head_counts(config, sequence_length, element_bytes)
     if 0 < layer < config.num_layers - 1:
-        return _block_counts(config, sequence_length, element_bytes)
+        return _block_counts(config, layer, sequence_length, element_bytes)
     raise IndexError(f"layer {layer}: the model has layers 0 to {config.num_layers - 1}")
 
 
@@ -83,10 +86,22 @@ def model_counts(config: ModelConfig, sequence_length: int) -> ModelCounts:
     """Parameters of the whole model, and FLOPs per token of forward and backward."""
     layers = [layer_counts(config, i, sequence_length, "fp32") for i in range(config.num_layers)]
     flops = sum(counts.forward_flops + counts.backward_flops for counts in layers)
+    parameters = sum(group.num_parameters for group in parameter_groups(config))
     return ModelCounts(
-        parameters=sum(group.num_parameters for group in parameter_groups(config)),
+        parameters=parameters,
+        active_parameters=parameters - sum(map(_idle_parameters, _all_products(config))),
         flops_per_token=flops / sequence_length,
     )
+
+
+def _all_products(config: ModelConfig) -> list[Product]:
+    layers = range(config.num_layers)
+    return [product for layer in layers for product in layer_products(config, layer)]
+
+
+def _idle_parameters(product: Product) -> int:
+    """Those of the experts that a token does not pass."""
+    return product.parameters - product.active_parameters
 
 
 def parameter_groups(config: ModelConfig) -> tuple[ParameterGroup, ...]:
@@ -95,7 +110,7 @@ def parameter_groups(config: ModelConfig) -> tuple[ParameterGroup, ...]:
     The groups part the parameters: each is in exactly one.
     """
     last = config.num_layers - 1
-    matrix = config.vocabulary * config.width
+    matrix = config.vocabulary * config.embedding_size
     shared = {0: matrix, last: matrix} if config.tied_head else {}
     groups = [ParameterGroup("token embedding", (0, last), matrix)] if config.tied_head else []
     for layer in range(config.num_layers):
@@ -112,65 +127,65 @@ def loss_chunk_tokens(width: int) -> int:
 
 
 def _embedding_counts(config: ModelConfig, length: int, element_bytes: int) -> LayerCounts:
-    learned = config.context * config.width if config.positions == "learned" else 0
-    matrix = config.vocabulary * config.width
+    learned = config.positions == "learned"
+    positions = (config.context + config.position_offset) * config.width if learned else 0
+    norm = _norm_parameters(config) if config.embedding_norm else 0
+    matrix = config.vocabulary * config.embedding_size
+    projection = sum(product.parameters for product in layer_products(config, 0))
+    forward_flops = _forward_flops(config, 0, length)
     output_bytes = length * config.width * element_bytes
     return LayerCounts(
-        parameters=matrix + learned,
-        forward_flops=0.0,
-        backward_flops=0.0,
-        activation_bytes=length * INT64_BYTES,
-        workspace_bytes=output_bytes if learned else 0,
+        parameters=matrix + positions + projection + norm,
+        forward_flops=forward_flops,
+        backward_flops=2 * forward_flops,
+        activation_bytes=length * _kept_bytes_per_token(config, 0, element_bytes),
+        workspace_bytes=output_bytes if positions or norm or projection else 0,
         output_bytes=output_bytes,
         fixed_bytes=matrix * element_bytes,
     )
 
 
-def _block_counts(config: ModelConfig, length: int, element_bytes: int) -> LayerCounts:
-    width, mlp = config.width, config.mlp_size
-    queries = config.heads * config.head_size
-    keys = config.num_key_value_heads * config.head_size
-    num_up = 2 if config.activation == "swiglu" else 1
-    matrices = width * (2 * queries + 2 * keys) + width * mlp * (num_up + 1)
-    biases = (queries + 2 * keys + width + mlp * num_up + width) if config.bias else 0
-    qk_norms = 2 * config.head_size if config.qk_norm else 0
-    attention_flops = 2.0 * queries * length * (length + 1)
-    forward_flops = 2.0 * length * matrices + attention_flops
+def _block_counts(config: ModelConfig, layer: int, length: int, element_bytes: int) -> LayerCounts:
+    products = layer_products(config, layer)
+    norms = config.num_block_norms * _norm_parameters(config) + _inner_norm_parameters(config)
+    forward_flops = _forward_flops(config, layer, length)
+    largest = max(product.in_width * product.out_width for product in products)
     return LayerCounts(
-        parameters=matrices + biases + qk_norms + 2 * _norm_parameters(config),
+        parameters=sum(product.parameters for product in products) + norms,
         forward_flops=forward_flops,
         backward_flops=2 * forward_flops,
-        activation_bytes=length * _block_bytes_per_token(config, element_bytes),
-        workspace_bytes=length * element_bytes * _block_workspace_per_token(config),
-        output_bytes=length * width * element_bytes,
-        fixed_bytes=width * max(mlp, queries) * element_bytes + _matmul_scratch(element_bytes),
+        activation_bytes=length * _kept_bytes_per_token(config, layer, element_bytes),
+        workspace_bytes=length * element_bytes * _block_workspace_per_token(config, layer),
+        output_bytes=length * config.width * element_bytes,
+        fixed_bytes=largest * element_bytes + _matmul_scratch(element_bytes),
     )
 
 
-def _block_bytes_per_token(config: ModelConfig, element_bytes: int) -> int:
-    queries = config.heads * config.head_size
-    keys = config.num_key_value_heads * config.head_size
-    # Per norm its input and output; the attention's inputs and output; the MLP's.
-    residual = 4 * config.width
-    attention = 2 * queries + 2 * keys
-    mlp = config.mlp_size * (3 if config.activation == "swiglu" else 2)
-    statistics = 2 * _norm_statistics_bytes(config, element_bytes)
-    log_sum_exp = config.heads * FP32_BYTES
-    if config.qk_norm:
-        attention += queries + keys
-        statistics += (config.heads + config.num_key_value_heads) * FP32_BYTES
-    return (residual + attention + mlp) * element_bytes + statistics + log_sum_exp
+def _forward_flops(config: ModelConfig, layer: int, length: int) -> float:
+    core = attention_core(config, layer)
+    attention_flops = core.forward_flops(length) if core else 0.0
+    products = layer_products(config, layer)
+    return length * sum(product.flops_per_token for product in products) + attention_flops
 
 
-def _block_workspace_per_token(config: ModelConfig) -> int:
+def _kept_bytes_per_token(config: ModelConfig, layer: int, element_bytes: int) -> int:
+    return sum(kept.bytes_per_token(element_bytes) for kept in layer_activations(config, layer))
+
+
+def _block_workspace_per_token(config: ModelConfig, layer: int) -> int:
     """Elements of the gradients that are alive at once in the backward pass.
 
     Either those in the MLP, or those in the attention less what the MLP has freed by then.
     """
     queries = config.heads * config.head_size
     keys = config.num_key_value_heads * config.head_size
-    mlp = config.mlp_size * {"gelu": 1, "relu2": 3, "swiglu": 2}[config.activation]
-    attention = 3 * queries + 4 * keys - 2 * config.mlp_size
+    hidden = sum(
+        product.in_width * product.experts_per_token
+        for product in layer_products(config, layer)
+        if product.name.endswith(".down")
+    )
+    mlp = hidden * {"relu2": 3, "swiglu": 2, "geglu": 3}.get(config.activation, 1)
+    attention = 3 * queries + 4 * keys - (1 if config.activation == "relu" else 2) * hidden
     return config.width + max(mlp, attention)
 
 
@@ -179,16 +194,15 @@ def _matmul_scratch(element_bytes: int) -> int:
 
 
 def _head_counts(config: ModelConfig, length: int, element_bytes: int) -> LayerCounts:
-    matrix = config.vocabulary * config.width
-    forward_flops = 2.0 * length * matrix
+    layer = config.num_layers - 1
+    norm = _norm_parameters(config) if config.arrangement != "post_norm" else 0
+    forward_flops = _forward_flops(config, layer, length)
     hidden_bytes = config.width * element_bytes
-    # The input and, as gradients are made in the forward pass, the gradient of the normed input.
-    kept = 2 * hidden_bytes + _norm_statistics_bytes(config, element_bytes)
     return LayerCounts(
-        parameters=matrix + _norm_parameters(config),
+        parameters=sum(product.parameters for product in layer_products(config, layer)) + norm,
         forward_flops=forward_flops,
         backward_flops=2 * forward_flops,
-        activation_bytes=length * kept,
+        activation_bytes=length * _kept_bytes_per_token(config, layer, element_bytes),
         workspace_bytes=length * (hidden_bytes + _norm_workspace_per_token(config, element_bytes)),
         output_bytes=0,
         fixed_bytes=_head_fixed_bytes(config, element_bytes),
@@ -197,25 +211,27 @@ def _head_counts(config: ModelConfig, length: int, element_bytes: int) -> LayerC
 
 def _head_fixed_bytes(config: ModelConfig, element_bytes: int) -> int:
     """The gradient in fp32, and one chunk of logits or, in the end, the gradient's cast."""
-    gradient = config.vocabulary * config.width
-    logits = config.vocabulary * loss_chunk_tokens(config.width)
+    width = config.embedding_size
+    gradient = config.vocabulary * width
+    logits = config.vocabulary * loss_chunk_tokens(width)
     if element_bytes == FP32_BYTES:
         return (gradient + logits) * FP32_BYTES
     both_bytes = FP32_BYTES + element_bytes
-    sums = min(config.vocabulary, SUM_ROWS) * config.width
+    sums = min(config.vocabulary, SUM_ROWS) * width
     return gradient * FP32_BYTES + max(gradient * element_bytes, (logits + sums) * both_bytes)
 
 
 def _norm_parameters(config: ModelConfig) -> int:
-    has_bias = config.norm == "layernorm" and config.bias
-    return config.width * (2 if has_bias else 1)
+    return config.width * (2 if config.has_norm_bias else 1)
+
+
+def _inner_norm_parameters(config: ModelConfig) -> int:
+    """Of the norms inside the attention, which have no biases."""
+    if config.latent is not None:
+        return config.latent.key_value_rank + (config.latent.query_rank or 0)
+    return 2 * config.head_size if config.qk_norm else 0
 
 
 def _norm_workspace_per_token(config: ModelConfig, element_bytes: int) -> int:
     """RMSNorm computes its gradient in fp32, in two tensors."""
     return config.width * (element_bytes if config.norm == "layernorm" else 2 * FP32_BYTES)
-
-
-def _norm_statistics_bytes(config: ModelConfig, element_bytes: int) -> int:
-    """Per token: LayerNorm keeps mean and deviation in the input's format, RMSNorm one in fp32."""
-    return 2 * element_bytes if config.norm == "layernorm" else FP32_BYTES

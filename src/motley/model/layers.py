@@ -22,6 +22,7 @@ from motley.model.attention import causal_attention, rotary_tables, rotate
 from motley.model.config import ModelConfig
 from motley.model.loss import cross_entropy_sum
 from motley.model.norm import LayerNorm, RMSNorm, build_norm
+from motley.model.trainable import require_trainable
 
 TOKEN_EMBEDDING = "embedding.token"
 """Global name of the token embedding, and of a tied head's matrix."""
@@ -36,8 +37,10 @@ def build_layer(
 ) -> nn.Module:
     """Layer 0 is the `Embedding`, 1 to L the `Block`s, L + 1 the `Head`.
 
-    The parameters hold no values yet: `initialize` or a checkpoint sets them.
+    The parameters hold no values yet: `initialize` or a checkpoint sets them. `RecipeError` for a
+    model that can only be planned.
     """
+    require_trainable(config)
     if not 0 <= layer < config.num_layers:
         raise IndexError(f"layer {layer}: the model has layers 0 to {config.num_layers - 1}")
     kinds: dict[int, type[Embedding | Head]] = {0: Embedding, config.num_layers - 1: Head}
@@ -68,15 +71,16 @@ class Embedding(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.context = config.context
+        self.first = config.position_offset
         self.token = nn.Parameter(torch.empty(config.vocabulary, config.width))
-        learned = config.positions == "learned"
-        self.position = nn.Parameter(torch.empty(config.context, config.width)) if learned else None
+        positions = torch.empty(self.first + config.context, config.width)
+        self.position = nn.Parameter(positions) if config.positions == "learned" else None
 
     def forward(self, tokens_bs: Tensor) -> Tensor:
         x_bsw = functional.embedding(tokens_bs, self.token)
         if self.position is None:
             return x_bsw
-        return x_bsw + self.position[: tokens_bs.shape[1]]
+        return x_bsw + self.position[self.first : self.first + tokens_bs.shape[1]]
 
 
 class Block(nn.Module):
@@ -109,16 +113,16 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        size, bias = config.head_size, config.bias
+        size, bias = config.head_size, config.has_query_key_value_bias
         self.query = Linear(config.width, config.heads * size, bias)
         self.key = Linear(config.width, config.num_key_value_heads * size, bias)
         self.value = Linear(config.width, config.num_key_value_heads * size, bias)
-        self.output = Linear(config.heads * size, config.width, bias)
+        self.output = Linear(config.heads * size, config.width, config.bias)
         self.query_norm = RMSNorm(size, config.norm_epsilon) if config.qk_norm else None
         self.key_norm = RMSNorm(size, config.norm_epsilon) if config.qk_norm else None
 
     def forward(self, x_bsw: Tensor) -> Tensor:
-        is_plain = self.query_norm is None and self.config.positions == "learned"
+        is_plain = self.query_norm is None and self.config.positions != "rotary"
         if is_plain and kernels.usable(x_bsw):
             return self._packed(x_bsw)
         heads = (*x_bsw.shape[:2], -1, self.config.head_size)
@@ -153,21 +157,27 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.activation = config.activation
-        gated = config.activation == "swiglu"
-        self.gate = Linear(config.width, config.mlp_size, config.bias) if gated else None
-        self.up = Linear(config.width, config.mlp_size, config.bias)
-        self.down = Linear(config.mlp_size, config.width, config.bias)
+        width, hidden, bias = config.width, config.mlp_size, config.has_mlp_bias
+        self.gate = Linear(width, hidden, bias) if config.gated else None
+        self.up = Linear(width, hidden, bias)
+        self.down = Linear(hidden, width, bias)
 
     def forward(self, x_bsw: Tensor) -> Tensor:
         up = self.up(x_bsw)
         if self.gate is not None:
             hidden = _swiglu(self.gate(x_bsw), up)
-        elif self.activation == "relu2":
-            hidden = functional.relu(up).square()
         else:
-            hidden = kernels.gelu(up)
+            hidden = _UNGATED[self.activation](up)
         out_bsw: Tensor = self.down(hidden)
         return out_bsw
+
+
+_UNGATED: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": kernels.gelu,
+    "gelu_exact": functional.gelu,
+    "relu": functional.relu,
+    "relu2": lambda x: functional.relu(x).square(),
+}
 
 
 class Head(nn.Module):

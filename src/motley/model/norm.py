@@ -53,7 +53,7 @@ def build_norm(config: ModelConfig) -> nn.Module:
     """The model's norm over the residual stream."""
     if config.norm == "rmsnorm":
         return RMSNorm(config.width, config.norm_epsilon)
-    return LayerNorm(config.width, config.norm_epsilon, bias=config.bias)
+    return LayerNorm(config.width, config.norm_epsilon, bias=config.has_norm_bias)
 
 
 class _RMSNorm(torch.autograd.Function):

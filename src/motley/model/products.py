@@ -28,21 +28,26 @@ class Product(NamedTuple):
     experts: int = 1
     """Matrices of this shape; each token passes `experts_per_token` of them."""
     experts_per_token: int = 1
+    bias: bool = False
 
     @property
     def parameters(self) -> int:
-        """Of all experts, without biases."""
-        return self.in_width * self.out_width * self.experts
+        """Of all experts, with biases."""
+        return self._size * self.experts
 
     @property
     def active_parameters(self) -> int:
         """Those that one token passes."""
-        return self.in_width * self.out_width * self.experts_per_token
+        return self._size * self.experts_per_token
+
+    @property
+    def _size(self) -> int:
+        return (self.in_width + self.bias) * self.out_width
 
     @property
     def flops_per_token(self) -> float:
-        """Of the forward pass; the backward pass has one such product for each of the two inputs."""
-        return 2.0 * self.active_parameters
+        """Of the forward pass; the backward pass takes twice that."""
+        return 2.0 * self.in_width * self.out_width * self.experts_per_token
 
 
 class AttentionCore(NamedTuple):
@@ -112,21 +117,24 @@ def _head_products(config: ModelConfig) -> tuple[Product, ...]:
 def _attention(config: ModelConfig) -> tuple[Product, ...]:
     width, queries = config.width, config.heads * config.head_size
     keys = config.num_key_value_heads * config.head_size
+    bias = config.has_query_key_value_bias
     return (
-        Product("attention.query", "attention", width, queries, "column"),
-        Product("attention.key", "attention", width, keys, "column"),
-        Product("attention.value", "attention", width, keys, "column"),
-        Product("attention.output", "mixed", queries, width, "row"),
+        Product("attention.query", "attention", width, queries, "column", bias=bias),
+        Product("attention.key", "attention", width, keys, "column", bias=bias),
+        Product("attention.value", "attention", width, keys, "column", bias=bias),
+        Product("attention.output", "mixed", queries, width, "row", bias=config.bias),
     )
 
 
 def _latent(config: ModelConfig, latent: LatentAttention) -> tuple[Product, ...]:
-    """The two narrow products are not worth a split; all chips of a group compute them."""
+    """The narrow products are not worth a split: all chips of a group compute them. Biases of what
+    comes before the attention are not known in any public model."""
     width, heads = config.width, config.heads
     queries = heads * config.head_size
     keys_values = heads * (latent.plain_width + latent.value_width)
     rank, narrow = latent.key_value_rank, latent.key_value_rank + latent.rotary_width
     down, up = "attention.key_value_down", "attention.key_value_up"
+    query: tuple[Product, ...]
     if latent.query_rank is None:
         query = (Product("attention.query", "attention", width, queries, "column"),)
     else:
@@ -138,7 +146,9 @@ def _latent(config: ModelConfig, latent: LatentAttention) -> tuple[Product, ...]
         *query,
         Product(down, "attention", width, narrow, "none"),
         Product(up, "key value latent", rank, keys_values, "column"),
-        Product("attention.output", "mixed", heads * latent.value_width, width, "row"),
+        Product(
+            "attention.output", "mixed", heads * latent.value_width, width, "row", bias=config.bias
+        ),
     )
 
 
@@ -148,17 +158,15 @@ def _mixture(config: ModelConfig, mixture: MixtureOfExperts) -> tuple[Product, .
         for product in _mlp(config, "experts", mixture.expert_width)
     )
     shared = _mlp(config, "shared", mixture.shared_width) if mixture.shared_width else ()
-    gate = Product("shared.router", "mlp", config.width, 1, "none")
     router = Product("router", "mlp", config.width, mixture.experts, "none")
-    return (router, *experts, *shared, *((gate,) if mixture.shared_gate else ()))
+    gate = (router._replace(name="shared.router", out_width=1),) if mixture.shared_gate else ()
+    return (router, *experts, *shared, *gate)
 
 
 def _mlp(config: ModelConfig, name: str, hidden: int) -> tuple[Product, ...]:
     """Experts read the tokens that were sent to them; all other MLPs read the same."""
-    width, reads = config.width, "sent" if name == "experts" else "mlp"
-    gate = (Product(f"{name}.gate", reads, width, hidden, "column"),) if config.gated else ()
-    return (
-        *gate,
-        Product(f"{name}.up", reads, width, hidden, "column"),
-        Product(f"{name}.down", f"{name} hidden", hidden, width, "row"),
-    )
+    width, bias = config.width, config.has_mlp_bias
+    reads = "sent" if name == "experts" else "mlp"
+    up = Product(f"{name}.up", reads, width, hidden, "column", bias=bias)
+    down = Product(f"{name}.down", f"{name} hidden", hidden, width, "row", bias=bias)
+    return (up._replace(name=f"{name}.gate"), up, down) if config.gated else (up, down)
