@@ -11,10 +11,12 @@ from typing import Literal
 Source = Literal["measured", "quoted", "predicted", "emulated"]
 """Where a figure comes from; every figure that a user sees carries one."""
 
-Precision = Literal["fp32", "bf16", "fp16"]
-"""The number format of a chip's matmuls; master weights and reductions are always fp32."""
+Precision = Literal["fp32", "bf16", "fp16", "fp8"]
+"""The number format of a chip's matmuls; master weights and reductions are always fp32. With "fp8"
+all but the products by parameters is in bf16; it can be planned, not trained yet."""
 
-BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
+"""Of activations and of the parameters that layers read."""
 
 _DECIMAL = (
     (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from motley.chips.efficiency import Efficiency
 from motley.schema import require_positive
 from motley.units import Precision, Source
 
@@ -28,6 +29,9 @@ class Chip:
     """Sustained dense matmul rate by precision."""
     training_efficiency: float = 1.0
     """Share of `flops_per_s` that whole transformer layers reach; 1.0 on an emulated chip."""
+    efficiency: Efficiency | None = None
+    """What kernels reach, for a chip known from quoted figures. Unset, `training_efficiency` holds
+    for all work alike: of an emulated chip, or one whose layers were measured."""
     memory_bytes: int
     """What training may use; not what the datasheet says."""
     memory_bandwidth_bytes_per_s: float

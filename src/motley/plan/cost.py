@@ -1,23 +1,53 @@
 """What work costs on a chip: FLOPs and bytes of layers, optimizer and edges, and their seconds.
 
 Every time in the package comes from here: the planner predicts with these functions and the
-emulated chips are paced by them, so a better time model has one place to go. Layers are charged
-their matmul FLOPs at the chip's training rate; the optimizer is charged its memory traffic.
+emulated chips are paced by them, so a better time model has one place to go. A chip whose layers
+were measured, or that is emulated, is charged counted FLOPs at its training rate. A catalog chip
+has an `Efficiency` and is charged what its kernels do (`motley.plan.work`): each matrix product by
+its shape, attention, passes over memory, and the launch of every kernel.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from motley.chips.chip import Chip
 from motley.model.config import ModelConfig
 from motley.model.counts import LayerCounts, layer_counts
+from motley.model.products import attention_core
+from motley.plan.collectives import (
+    all_gather_seconds,
+    all_reduce_seconds,
+    all_to_all_seconds,
+    member_spread,
+    reduce_scatter_seconds,
+    tensor_spread,
+)
+from motley.plan.kernels import Engine, engine_of, pass_seconds
+from motley.plan.layout import Layout
+from motley.plan.stack import MOTLEY, Stack
+from motley.plan.work import LayerWork, Work, layer_work
 from motley.units import BYTES_PER_ELEMENT, Precision
 
-OPTIMIZER_BYTES_PER_PARAMETER = 30
-"""AdamW reads gradient, master and two moments (16), writes master and moments (12) and the 2-byte
-compute copy (2)."""
+if TYPE_CHECKING:
+    from motley.cluster import Spread
+
+
+ALONE = Layout()
+"""One chip."""
+
+
+class LayerTime(NamedTuple):
+    """Seconds of one layer for one micro-batch of the whole group."""
+
+    forward_s: float
+    backward_s: float
+    """All of it, with what recompute repeats and with exposed communication."""
+    weight_s: float
+    """The part of `backward_s` that makes the gradients of the parameters: zero-bubble schedules
+    may delay it."""
 
 
 @dataclass(frozen=True)
@@ -62,30 +92,207 @@ def layer_cost(
     )
 
 
-def forward_seconds(
-    chip: Chip, config: ModelConfig, layer: int, sequence_length: int, num_samples: int
-) -> float:
-    """Time of one layer's forward pass on `num_samples` samples."""
-    flops = forward_flops(config, layer, sequence_length, chip.precision)
-    return chip.seconds(num_samples * flops)
-
-
-def backward_seconds(
+def layer_time(
     chip: Chip,
     config: ModelConfig,
     layer: int,
     sequence_length: int,
     num_samples: int,
-    recompute: bool,
+    layout: Layout,
+    spread: Spread,
+    stack: Stack = MOTLEY,
+) -> LayerTime:
+    """Time of one layer on a group of chips like `chip` for `num_samples` samples together."""
+    samples = layout.member_samples(num_samples)
+    if chip.efficiency is None:
+        alone = _counted_time(chip, config, layer, sequence_length, samples, layout)
+    else:
+        alone = _kernel_time(chip, config, layer, sequence_length, samples, layout, stack)
+    if layout.num_chips == 1:
+        return alone
+    return _with_messages(
+        alone, _messages(chip, config, layer, sequence_length, samples, layout, spread, stack)
+    )
+
+
+def _counted_time(
+    chip: Chip, config: ModelConfig, layer: int, length: int, samples: int, layout: Layout
+) -> LayerTime:
+    """Counted FLOPs at the chip's training rate, shared by the chips of a member."""
+    counts = counts_of(config, layer, length, chip.precision)
+    again = 0.0
+    if layout.recompute == "full":
+        again = counts.forward_flops
+    elif layout.recompute == "selective":
+        core = attention_core(config, layer)
+        again = core.forward_flops(length) if core else 0.0
+    backward = samples * (counts.backward_flops + again)
+    return LayerTime(
+        chip.seconds(samples * counts.forward_flops / layout.tensor),
+        chip.seconds(backward / layout.tensor),
+        chip.seconds(samples * counts.backward_flops / 2 / layout.tensor),
+    )
+
+
+def _kernel_time(
+    chip: Chip,
+    config: ModelConfig,
+    layer: int,
+    length: int,
+    samples: int,
+    layout: Layout,
+    stack: Stack,
+) -> LayerTime:
+    """The sum of the layer's kernels on one chip of a member."""
+    element_bytes = BYTES_PER_ELEMENT[chip.precision]
+    work = layer_work(config, layer, length, samples, layout, stack, element_bytes)
+    engine = engine_of(chip, stack)
+    forward = pass_seconds(engine, work.forward)
+    weight = pass_seconds(engine, work.weight)
+    backward = pass_seconds(engine, work.backward) + weight
+    return LayerTime(forward, backward + _repeated(engine, work, forward, layout, stack), weight)
+
+
+def _repeated(
+    engine: Engine, work: LayerWork, forward_s: float, layout: Layout, stack: Stack
 ) -> float:
-    """Time of one layer's backward pass on `num_samples` samples."""
-    flops = backward_flops(config, layer, sequence_length, chip.precision, recompute)
-    return chip.seconds(num_samples * flops)
+    """What recompute runs again in the backward pass; the embedding and the head never do."""
+    if layout.recompute == "none" or work.core == Work():
+        return 0.0
+    if layout.recompute == "full":
+        return forward_s
+    if stack.selective == "half":
+        return forward_s / 2
+    return pass_seconds(engine, work.core)
 
 
-def optimizer_seconds(chip: Chip, num_parameters: int) -> float:
-    """Time of one AdamW update of the parameters that the chip holds."""
-    return chip.seconds(0.0, OPTIMIZER_BYTES_PER_PARAMETER * num_parameters)
+class _Messages(NamedTuple):
+    """Seconds of a layer's collectives for one micro-batch."""
+
+    tensor_forward_s: float
+    tensor_backward_s: float
+    data_forward_s: float
+    data_backward_s: float
+    overlap_data: bool
+    overlap_tensor: bool
+    slowdown: float
+    """Share of hidden messages' time by which the work that hides them grows."""
+
+
+def _with_messages(alone: LayerTime, messages: _Messages) -> LayerTime:
+    """Work and messages together, hidden where the stack hides them."""
+    forward = _hidden(alone.forward_s, messages.tensor_forward_s, messages, tensor=True)
+    backward = _hidden(alone.backward_s, messages.tensor_backward_s, messages, tensor=True)
+    return LayerTime(
+        _hidden(forward, messages.data_forward_s, messages, tensor=False),
+        _hidden(backward, messages.data_backward_s, messages, tensor=False),
+        alone.weight_s,
+    )
+
+
+def _hidden(work_s: float, message_s: float, messages: _Messages, *, tensor: bool) -> float:
+    """Both after another, or beside each other: then the work is slowed while they travel, since
+    collectives take compute units and memory bandwidth (Galvatron measures 1.1 to 1.3)."""
+    if not (messages.overlap_tensor if tensor else messages.overlap_data):
+        return work_s + message_s
+    hidden = min(work_s, message_s)
+    return max(work_s, message_s) + messages.slowdown * hidden
+
+
+def _messages(
+    chip: Chip,
+    config: ModelConfig,
+    layer: int,
+    length: int,
+    samples: int,
+    layout: Layout,
+    spread: Spread,
+    stack: Stack,
+) -> _Messages:
+    element_bytes = BYTES_PER_ELEMENT[chip.precision]
+    tensor_forward, tensor_backward = 0.0, 0.0
+    stream_bytes = float(samples * length * config.width * element_bytes)
+    if layout.tensor > 1:
+        one = all_reduce_seconds(
+            stream_bytes, tensor_spread(spread, layout.tensor), constants=stack.constants
+        )
+        is_block = attention_core(config, layer) is not None
+        count = 2 if is_block else 1
+        tensor_forward = count * one
+        again = count if is_block and layout.recompute == "full" else 0
+        tensor_backward = (count + again) * one
+    if layout.expert > 1:
+        dispatch = _dispatch_seconds(config, layer, stream_bytes, layout, spread, stack)
+        tensor_forward += dispatch
+        tensor_backward += dispatch * (2 if layout.recompute == "full" else 1)
+    data_forward, data_backward = 0.0, 0.0
+    if layout.sharding == "full" and layout.data > 1:
+        data_forward, data_backward = _sharded_seconds(
+            config, layer, length, layout, spread, stack, element_bytes
+        )
+    emulated = chip.efficiency is None
+    return _Messages(
+        tensor_forward,
+        tensor_backward,
+        data_forward,
+        data_backward,
+        stack.overlap_data,
+        stack.overlap_tensor,
+        0.0 if emulated else stack.constants.overlap_slowdown,
+    )
+
+
+def _dispatch_seconds(
+    config: ModelConfig,
+    layer: int,
+    stream_bytes: float,
+    layout: Layout,
+    spread: Spread,
+    stack: Stack,
+) -> float:
+    """Tokens to their experts and back: two all-to-alls of what each token sends."""
+    mixture = config.mixture
+    if mixture is None or not config.has_experts(layer):
+        return 0.0
+    width = max(1, min(layout.tensor, layout.num_chips // layout.expert))
+    members = spread._replace(
+        num_chips=layout.expert, per_node=max(1, min(layout.expert, spread.per_node // width))
+    )
+    # With tensor parallelism each chip sends its share of the member's tokens.
+    sent = stream_bytes * mixture.experts_per_token / layout.tensor
+    return 2 * all_to_all_seconds(sent, members, groups=width, constants=stack.constants)
+
+
+def _sharded_seconds(
+    config: ModelConfig,
+    layer: int,
+    length: int,
+    layout: Layout,
+    spread: Spread,
+    stack: Stack,
+    element_bytes: int,
+) -> tuple[float, float]:
+    """Parameters gathered for each pass, gradients scattered after the backward pass."""
+    parameter_bytes = layer_work(
+        config, layer, length, 1, layout, stack, element_bytes
+    ).parameter_bytes
+    members = member_spread(spread, layout.tensor, layout.data)
+    common = {"groups": layout.tensor, "constants": stack.constants}
+    gather = all_gather_seconds(parameter_bytes, members, **common)
+    scatter_bytes = parameter_bytes / stack.parameter_bytes * stack.exchange_bytes
+    return gather, gather + reduce_scatter_seconds(scatter_bytes, members, **common)
+
+
+def optimizer_seconds(
+    chip: Chip, num_parameters: float, layout: Layout = ALONE, stack: Stack = MOTLEY
+) -> float:
+    """Time of one update of `num_parameters` that a stage holds, on each chip of its group."""
+    shared = layout.tensor * (layout.data if layout.sharding != "none" else 1)
+    num_bytes = stack.optimizer_bytes * num_parameters / shared
+    if chip.efficiency is None:
+        return chip.seconds(0.0, num_bytes)
+    rate = chip.memory_bandwidth_bytes_per_s * stack.constants.memory_share
+    return num_bytes / rate
 
 
 def boundary_bytes(

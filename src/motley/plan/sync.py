@@ -10,11 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from motley.chips.chip import Link
 from motley.model.config import ModelConfig
 from motley.model.counts import ParameterGroup, parameter_groups
+from motley.plan.collectives import (
+    all_gather_seconds,
+    member_spread,
+    reached_share,
+    reduce_scatter_seconds,
+)
+from motley.plan.layout import Layout
 from motley.plan.plan import Plan
+from motley.plan.stack import Stack
+
+if TYPE_CHECKING:
+    from motley.cluster import Spread
 
 BUCKET_BYTES = 4 * 2**20
 """Most fp32 gradient bytes that are sent together; a single group may be larger."""
@@ -83,7 +95,7 @@ def lowest_layer(
 
 
 def all_reduce_seconds(
-    num_parameters: int, ranks: Sequence[int], link: Callable[[int, int], Link]
+    num_parameters: float, ranks: Sequence[int], link: Callable[[int, int], Link]
 ) -> float:
     """Time of a ring all-reduce, held up by the slowest path between any two of its ranks.
 
@@ -92,8 +104,30 @@ def all_reduce_seconds(
     num_ranks = len(ranks)
     if num_ranks < 2:
         return 0.0
-    links = [link(first, second) for first, second in combinations(ranks, 2)]
-    bandwidth = min(each.bandwidth_bytes_per_s for each in links)
+    links = [link(first, second) for first, second in combinations(dict.fromkeys(ranks), 2)]
+    bandwidth = min(each.bandwidth_bytes_per_s * reached_share(each) for each in links)
     latency = max(each.latency_s for each in links)
     rounds = 2 * (num_ranks - 1)
     return rounds / num_ranks * GRADIENT_BYTES * num_parameters / bandwidth + rounds * latency
+
+
+def group_exchange_seconds(
+    num_parameters: float, layout: Layout, spread: Spread, stack: Stack
+) -> float:
+    """Time in which the members of a group add up the gradients of `num_parameters` of a stage.
+
+    With a sharded optimizer they scatter the sums and gather the new parameters (ZeRO-1, arXiv
+    1910.02054). Fully-sharded members do it layer by layer: `cost.layer_time` has it.
+    """
+    if layout.data == 1 or layout.sharding == "full":
+        return 0.0
+    members = member_spread(spread, layout.tensor, layout.data)
+    held = num_parameters / layout.tensor
+    constants = stack.constants
+    scatter = reduce_scatter_seconds(
+        stack.exchange_bytes * held, members, groups=layout.tensor, constants=constants
+    )
+    gathered = stack.exchange_bytes if layout.sharding == "none" else stack.parameter_bytes
+    return scatter + all_gather_seconds(
+        gathered * held, members, groups=layout.tensor, constants=constants
+    )

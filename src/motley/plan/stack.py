@@ -1,0 +1,116 @@
+"""The software that trains: which kernels it runs, what it keeps, and what it overlaps.
+
+The same chip gives another step time under other software. A `Stack` says what is known of a
+generation of a framework; nothing in it belongs to a model, a chip or a cluster. `MOTLEY` is what
+the trainer does and the default everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from motley.chips.constants import CONSTANTS, Constants
+from motley.units import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """What a time or memory model needs to know of a training framework."""
+
+    name: str
+    attention: Literal["flash", "unfused"] = "flash"
+    """Whether scores are kept in memory ("unfused") or never leave the chip (arXiv 2205.14135)."""
+    compiled: bool = False
+    """Pointwise operations of one place run as one kernel."""
+    fused_softmax: bool = True
+    """Scale, mask and softmax of unfused attention in one kernel."""
+    dropout: bool = False
+    """Trains with dropout, as GPT-2 did: passes over the stream and over unfused scores."""
+    sequence_parallel: bool = False
+    """Chips of a tensor group share out the norms too (arXiv 2205.05198)."""
+    selective: Literal["attention", "half"] = "attention"
+    """What "selective" recompute repeats: the attention's core, or every second matmul or layer."""
+    overlap_data: bool = True
+    """Gradients and sharded parameters travel while layers compute."""
+    overlap_tensor: bool = False
+    """Messages of tensor parallelism travel while matmuls compute (asynchronous TP)."""
+    parameter_bytes: int = 2
+    """Of one parameter as layers read it; 4 where the training is in fp32."""
+    gradient_bytes: int = 4
+    """Of one kept gradient, to which those of the micro-batches are added."""
+    exchange_bytes: int = 4
+    """Of one gradient while replicas add them up."""
+    optimizer_bytes: int = 30
+    """Memory traffic of the optimizer per parameter and step. AdamW with fp32 state reads gradient,
+    master and two moments (16), writes master and moments (12) and the 2-byte copy (2)."""
+    precision: Precision | None = None
+    """The format that it trains in unless told otherwise; None is the chip's own."""
+    constants: Constants = CONSTANTS
+    """The measured habits of kernels and networks that are common to all software."""
+
+
+MOTLEY = Stack(name="motley")
+"""motley's own trainer."""
+
+MEGATRON_2021 = Stack(
+    name="megatron-2021",
+    attention="unfused",
+    dropout=True,
+    overlap_data=False,
+    gradient_bytes=4,
+    exchange_bytes=4,
+)
+"""Megatron-LM up to version 2.6 (arXiv 2104.04473): unfused attention, fused softmax and
+bias-dropout kernels, fp32 main gradients summed after the backward pass."""
+
+MEGATRON_DEEPSPEED = replace(
+    MEGATRON_2021,
+    name="megatron-deepspeed",
+    gradient_bytes=2,
+    exchange_bytes=2,
+)
+"""Megatron-LM's model under DeepSpeed's engine of 2021-2022 (AMP, BLOOM): 16-bit gradients."""
+
+MEGATRON = Stack(
+    name="megatron",
+    sequence_parallel=True,
+    compiled=True,
+)
+"""Megatron-Core with flash attention, fused kernels and sequence parallelism."""
+
+DEEPSPEED = Stack(name="deepspeed", exchange_bytes=2, gradient_bytes=4)
+"""DeepSpeed ZeRO with a Hugging Face model: eager pointwise operations, flash attention."""
+
+LLM_FOUNDRY = Stack(name="llm-foundry", exchange_bytes=2)
+"""MosaicML LLM Foundry 2023: FSDP, Triton flash attention, eager pointwise operations."""
+
+TORCHTITAN = Stack(
+    name="torchtitan", sequence_parallel=True, compiled=True, selective="half", exchange_bytes=4
+)
+"""PyTorch FSDP2 with torch.compile, as torchtitan and fms-fsdp run it."""
+
+TORCHTITAN_EAGER = replace(TORCHTITAN, name="torchtitan-eager", compiled=False)
+"""The same without torch.compile."""
+
+NANOGPT = Stack(name="nanogpt", compiled=True, exchange_bytes=4)
+"""nanoGPT and its kind: torch.compile, DDP."""
+
+SAILOR = replace(
+    MEGATRON_2021,
+    name="sailor",
+    fused_softmax=False,
+    parameter_bytes=4,
+    optimizer_bytes=28,
+    precision="fp32",
+)
+"""The research trainer of Sailor (SOSP 2025): Megatron's split of an OPT model, eager, in fp32."""
+
+STACKS: dict[str, Stack] = {
+    stack.name: stack
+    for stack in (
+        MOTLEY, MEGATRON_2021, MEGATRON_DEEPSPEED, MEGATRON, DEEPSPEED, LLM_FOUNDRY, TORCHTITAN,
+        TORCHTITAN_EAGER, NANOGPT, SAILOR,
+    )
+}  # fmt: skip
+"""By name."""
