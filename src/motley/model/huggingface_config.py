@@ -1,38 +1,46 @@
-"""A Hugging Face `config.json` as our shape, and back. What we do not compute exactly is refused.
+"""A Hugging Face `config.json` as our shape, and back.
 
+Many families are read, so that they can be planned; written are those that motley's layers compute.
 Dropout is left out on purpose: it acts in training alone, and this package trains without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from motley.errors import RecipeError, nearest
-from motley.model.config import ModelConfig, RopeScaling
+from motley.model import huggingface_layernorm, huggingface_rmsnorm
+from motley.model.config import ModelConfig
+from motley.model.huggingface_fields import ACTIVATIONS, Table
+from motley.model.trainable import require_trainable
 
-Table = Mapping[str, Any]
+READERS = {**huggingface_layernorm.READERS, **huggingface_rmsnorm.READERS}
+"""By `model_type`."""
 
-_TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
+_ARCHITECTURES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 
 
 def config_from_huggingface(config: Table) -> ModelConfig:
     """The shape of a `config.json`; `RecipeError` names what is not supported."""
-    readers: dict[str, Callable[[Table], ModelConfig]] = {
-        "gpt2": _read_gpt2,
-        "llama": _read_llama,
-        "qwen3": _read_qwen3,
-    }
     kind = str(config.get("model_type"))
-    if kind not in readers:
+    if kind not in READERS:
         raise RecipeError(
             f"config.json: model_type '{kind}' is not supported.",
-            remedy=nearest(kind, readers) or f"Supported: {', '.join(readers)}.",
+            remedy=nearest(kind, READERS) or f"Supported: {', '.join(sorted(READERS))}.",
         )
     try:
-        return readers[kind](config)
+        return READERS[kind](config)
     except KeyError as cause:
         raise RecipeError(f"config.json: {cause} is missing.") from None
+    except (TypeError, AttributeError):
+        raise RecipeError(
+            "config.json: a value is of the wrong type.", remedy="Mend the file."
+        ) from None
     except ValueError as cause:
         raise RecipeError(f"config.json: {cause}") from None
 
@@ -48,113 +56,41 @@ def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
         "bos_token_id": None,
         "eos_token_id": None,
     }
-    if family == "gpt2":
-        return {"architectures": ["GPT2LMHeadModel"], **shared, **_write_gpt2(config)}
-    architecture = "LlamaForCausalLM" if family == "llama" else "Qwen3ForCausalLM"
-    return {"architectures": [architecture], **shared, **_write_llama(config)}
+    shape = _write_gpt2(config) if family == "gpt2" else _write_rotary(config, family)
+    return {"architectures": [_ARCHITECTURES[family]], **shared, **shape}
 
 
 def huggingface_family(config: ModelConfig) -> str:
-    """ "gpt2", "llama" or "qwen3": the Hugging Face model that computes the same."""
+    """ "gpt2", "llama", "qwen2" or "qwen3": the Hugging Face model that computes the same."""
+    require_trainable(config)
+    if _is_gpt2(config):
+        return "gpt2"
     parts = (config.positions, config.norm, config.activation)
+    if parts == ("rotary", "rmsnorm", "swiglu"):
+        biases = (config.has_query_key_value_bias, config.bias, config.has_mlp_bias)
+        if not config.qk_norm and biases[0] == biases[1]:
+            return "llama"
+        if not config.qk_norm and biases == (True, False, False):
+            return "qwen2"
+        if config.qk_norm and not any(biases):
+            return "qwen3"
+    raise RecipeError(
+        "no supported Hugging Face model computes what this one does.",
+        remedy="Only GPT-2, Llama, Qwen2 and Qwen3 shapes can be exchanged; see the model presets.",
+    )
+
+
+def _is_gpt2(config: ModelConfig) -> bool:
+    biases = (config.has_query_key_value_bias, config.bias, config.has_mlp_bias)
     same_heads = (
         config.num_key_value_heads == config.heads
         and config.head_size * config.heads == config.width
     )
-    if parts == ("learned", "layernorm", "gelu"):
-        if config.bias and same_heads and not config.qk_norm:
-            return "gpt2"
-    elif parts == ("rotary", "rmsnorm", "swiglu"):
-        if not config.qk_norm:
-            return "llama"
-        if not config.bias:
-            return "qwen3"
-    raise RecipeError(
-        "no supported Hugging Face model computes what this one does.",
-        remedy="Only GPT-2, Llama and Qwen3 shapes can be exchanged; see the model presets.",
+    return (
+        (config.positions, config.norm, config.position_offset) == ("learned", "layernorm", 0)
+        and all((*biases, config.has_norm_bias, same_heads))
+        and not (config.gated or config.qk_norm)
     )
-
-
-def _read_gpt2(config: Table) -> ModelConfig:
-    _require(config, "activation_function", *_TANH_GELU, default="gelu_new")
-    _require(config, "scale_attn_weights", True, default=True)
-    _require(config, "scale_attn_by_inverse_layer_idx", False, default=False)
-    _require(config, "add_cross_attention", False, default=False)
-    return ModelConfig(
-        layers=config["n_layer"],
-        width=config["n_embd"],
-        heads=config["n_head"],
-        mlp_width=config.get("n_inner"),
-        context=config["n_positions"],
-        vocab_size=config["vocab_size"],
-        norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
-        tied_head=config.get("tie_word_embeddings", True),
-    )
-
-
-def _read_llama(config: Table) -> ModelConfig:
-    bias = config.get("attention_bias", False)
-    _require(config, "mlp_bias", bias, default=False)
-    return _read_rotary(config, bias=bias, qk_norm=False)
-
-
-def _read_qwen3(config: Table) -> ModelConfig:
-    _require(config, "attention_bias", False, default=False)
-    _require(config, "use_sliding_window", False, default=False)
-    return _read_rotary(config, bias=False, qk_norm=True)
-
-
-def _read_rotary(config: Table, *, bias: bool, qk_norm: bool) -> ModelConfig:
-    _require(config, "hidden_act", "silu", "swish", default="silu")
-    theta, scaling = _read_rope(config)
-    return ModelConfig(
-        layers=config["num_hidden_layers"],
-        width=config["hidden_size"],
-        heads=config["num_attention_heads"],
-        key_value_heads=config.get("num_key_value_heads"),
-        # Qwen3's default is not hidden_size / heads.
-        head_width=config.get("head_dim") or (128 if qk_norm else None),
-        mlp_width=config["intermediate_size"],
-        context=config["max_position_embeddings"],
-        vocab_size=config["vocab_size"],
-        positions="rotary",
-        norm="rmsnorm",
-        norm_epsilon=config.get("rms_norm_eps", 1e-6),
-        activation="swiglu",
-        bias=bias,
-        qk_norm=qk_norm,
-        tied_head=config.get("tie_word_embeddings", False),
-        rope_theta=theta,
-        rope_scaling=scaling,
-    )
-
-
-def _read_rope(config: Table) -> tuple[float, RopeScaling | None]:
-    """In `rope_parameters` since transformers 5; before, `rope_theta` and `rope_scaling`."""
-    table = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(table.get("rope_theta") or config.get("rope_theta") or 10000.0)
-    kind = table.get("rope_type", table.get("type", "default"))
-    _require({"rope_type": kind}, "rope_type", "default", "llama3", default="default")
-    _require(table, "partial_rotary_factor", 1.0, default=1.0)
-    if kind == "default":
-        return theta, None
-    scaling = RopeScaling(
-        factor=table["factor"],
-        low_freq_factor=table["low_freq_factor"],
-        high_freq_factor=table["high_freq_factor"],
-        original_context=table["original_max_position_embeddings"],
-    )
-    return theta, scaling
-
-
-def _require(config: Table, key: str, *supported: Any, default: Any) -> None:
-    found = config.get(key, default)
-    if found not in supported:
-        known = " or ".join(repr(value) for value in supported)
-        raise RecipeError(
-            f"config.json: {key} is {found!r}, which is not supported.",
-            remedy=f"Only {known} is computed exactly.",
-        )
 
 
 def _write_gpt2(config: ModelConfig) -> dict[str, Any]:
@@ -165,11 +101,13 @@ def _write_gpt2(config: ModelConfig) -> dict[str, Any]:
         "n_inner": config.mlp_size,
         "n_positions": config.context,
         "layer_norm_epsilon": config.norm_epsilon,
-        "activation_function": "gelu_new",
+        "activation_function": {ours: name for name, ours in ACTIVATIONS.items()}[
+            config.activation
+        ],
     }
 
 
-def _write_llama(config: ModelConfig) -> dict[str, Any]:
+def _write_rotary(config: ModelConfig, family: str) -> dict[str, Any]:
     table: dict[str, Any] = {
         "num_hidden_layers": config.layers,
         "hidden_size": config.width,
@@ -180,11 +118,12 @@ def _write_llama(config: ModelConfig) -> dict[str, Any]:
         "max_position_embeddings": config.context,
         "rms_norm_eps": config.norm_epsilon,
         "hidden_act": "silu",
-        "attention_bias": config.bias,
         "rope_theta": config.rope_theta,
     }
-    if not config.qk_norm:
-        table["mlp_bias"] = config.bias
+    if family != "qwen2":
+        table["attention_bias"] = config.bias
+    if family == "llama":
+        table["mlp_bias"] = config.has_mlp_bias
     if config.rope_scaling is not None:
         scaling = config.rope_scaling
         table["rope_scaling"] = {
