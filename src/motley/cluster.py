@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from motley.chips.chip import Chip, Link
 from motley.chips.quoted import quoted_fields
@@ -24,6 +26,20 @@ LOOPBACK = Link(bandwidth_bytes_per_s=2e9, latency_s=100e-6, source="predicted")
 
 LARGEST_COUNT = 10_000
 """More alike chips than any run has had; a slip of the keyboard must not fill the memory."""
+
+
+class Spread(NamedTuple):
+    """How the chips of a set are connected: inside nodes, and between them."""
+
+    num_chips: int
+    per_node: int
+    """Chips of the set on the node that has most of them."""
+    local: Link
+    """Between two chips of one node, the slowest; the bandwidth of each chip. Where no node has two
+    of them, it stands for none."""
+    network: Link | None
+    """Between two of the nodes, the slowest; a node's bandwidth is shared by those of its chips
+    that use it at once. None within one node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +71,17 @@ class Cluster:
             return dataclasses.replace(LOOPBACK, emulated=True)
         return best
 
+    def spread(self, names: Sequence[str]) -> Spread:
+        """How the chips of these names are connected."""
+        nodes = Counter(self.chip(name).node for name in names)
+        inside, across = [], []
+        for first, second in itertools.combinations(names, 2):
+            alike = self.chip(first).node == self.chip(second).node
+            (inside if alike else across).append(self.link(first, second))
+        local = _slowest(inside) if inside else self.link(names[0], names[0])
+        network = _slowest(across) if across else None
+        return Spread(len(names), max(nodes.values()), local, network)
+
     def without(self, lost: set[str]) -> Cluster:
         """The cluster with the chips that are left."""
         left = tuple(chip for chip in self.chips if chip.name not in lost)
@@ -75,6 +102,12 @@ class Cluster:
         """Sixteen hex digits that change with anything that the cluster says."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _slowest(links: Sequence[Link]) -> Link:
+    narrowest = min(links, key=lambda link: link.bandwidth_bytes_per_s)
+    latency_s = max(link.latency_s for link in links)
+    return dataclasses.replace(narrowest, latency_s=latency_s)
 
 
 def _match(
@@ -179,9 +212,17 @@ def _check_names(cluster: Cluster, where: str) -> None:
 
 
 def check_devices(cluster: Cluster) -> None:
-    """Before a training: one process drives one chip, so no two real chips can be one device."""
+    """Before a training: one process drives one chip, so no two real chips can be one device.
+
+    Formats that can only be planned are refused too.
+    """
     seen: dict[tuple[str, str], str] = {}
     for chip in cluster.chips:
+        if chip.precision == "fp8":
+            raise ClusterError(
+                f"chip '{chip.name}': training in fp8 can be planned, but not run yet.",
+                remedy='Set precision = "bf16" to train.',
+            )
         place = (chip.node, chip.device)
         if not chip.emulated and place in seen:
             raise ClusterError(

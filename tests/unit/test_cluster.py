@@ -60,7 +60,7 @@ chips = st.builds(
     training_efficiency=st.floats(min_value=0.01, max_value=1),
     memory_bytes=st.integers(1, 2**50),
     memory_bandwidth_bytes_per_s=rates,
-    usd_per_hour=st.none() | st.floats(min_value=0, max_value=1e6),
+    usd_per_hour=st.none() | st.floats(min_value=1e-6, max_value=1e6),
     source=st.sampled_from(["measured", "quoted", "predicted", "emulated"]),
 )
 
@@ -175,7 +175,7 @@ def test_an_unknown_chip_is_named_with_the_nearest() -> None:
         ),
         (
             {"chip": [chip(flops_per_s={"fp32": 1, "bf61": 1})]},
-            "cluster: chip 1.flops_per_s: 'bf61' is not one of 'fp32', 'bf16', 'fp16'.\n"
+            "cluster: chip 1.flops_per_s: 'bf61' is not one of 'fp32', 'bf16', 'fp16', 'fp8'.\n"
             "Did you mean 'bf16'?",
         ),
         (
@@ -226,11 +226,10 @@ def test_a_rate_out_of_range_is_refused_by_its_precision(value: float) -> None:
     assert message.startswith("cluster: chip 1.flops_per_s.fp32: ")
 
 
-@pytest.mark.parametrize("value", [-0.01, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [0, -0.01, float("nan"), float("inf")])
 def test_a_price_out_of_range_is_refused(value: float) -> None:
     message = refused({"chip": [chip(usd_per_hour=value)]})
     assert message.startswith("cluster: chip 1.usd_per_hour: ")
-    assert cluster(chip(usd_per_hour=0)).chips[0].usd_per_hour == 0
 
 
 @pytest.mark.parametrize("value", [0, -2, 1.5, True, "2", 10**9])

@@ -66,8 +66,7 @@ class CatalogChip:
 
     def peak_flops_per_s(self, precision: Precision) -> float | None:
         """The quoted dense peak of the chip as sold, in FLOP/s."""
-        tflops = {"fp32": self.fp32_tflops, "bf16": self.bf16_tflops, "fp16": self.fp16_tflops}
-        value = tflops[precision]
+        value: float | None = getattr(self, f"{precision}_tflops")
         return None if value is None else value * _TFLOPS
 
     @property

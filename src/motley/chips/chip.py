@@ -9,6 +9,17 @@ from motley.chips.efficiency import Efficiency
 from motley.schema import require_positive
 from motley.units import Precision, Source
 
+DEFAULT_SITE = "local"
+
+
+def require_price(instance: object, name: str) -> None:
+    """`ValueError` for a price that is not above zero."""
+    price = getattr(instance, name)
+    if price is not None and not price > 0:
+        raise ValueError(
+            f"{name}: a price must be above zero, found {price}; leave out one that is not known"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
@@ -19,6 +30,8 @@ class Chip:
     kind: str
     """The catalog id, or what the probe saw. Chips of one kind are interchangeable."""
     node: str = "local"
+    site: str = DEFAULT_SITE
+    """The place of the node."""
     device: str = "cpu"
     """The PyTorch device, such as "cuda:1"."""
     emulated: bool = False
@@ -36,15 +49,19 @@ class Chip:
     """What training may use; not what the datasheet says."""
     memory_bandwidth_bytes_per_s: float
     usd_per_hour: float | None = None
+    """What the chip costs; unset is unknown, not free."""
+    price_source: str | None = None
+    """Where and when that price was found; unset for one that the user gave without."""
+    power_w: float | None = None
+    """Of the board under load; unset is unknown."""
     source: Source = "measured"
     """Where the figures come from."""
 
     def __post_init__(self) -> None:
         require_positive(
-            self, "memory_bytes", "memory_bandwidth_bytes_per_s", "training_efficiency"
+            self, "memory_bytes", "memory_bandwidth_bytes_per_s", "training_efficiency", "power_w"
         )
-        if self.usd_per_hour is not None and self.usd_per_hour < 0:
-            raise ValueError(f"usd_per_hour: must not be negative, found {self.usd_per_hour}")
+        require_price(self, "usd_per_hour")
         for precision, rate in self.flops_per_s.items():
             if not rate > 0:
                 raise ValueError(f"flops_per_s.{precision}: must be above zero, found {rate}")
@@ -72,15 +89,29 @@ class Link:
     """The path between two chips, in one direction."""
 
     between: tuple[str, str] = field(default=("*", "*"))
-    """Two names of chips or nodes, in any order; "*" stands for all."""
+    """Two names of chips, nodes or sites, in any order; "*" stands for all."""
+    kind: str = ""
+    """What it is, such as "NVLink 3"; empty if nobody said."""
     bandwidth_bytes_per_s: float
+    """Of a chip inside a node; of the whole node between nodes; of all between sites."""
     latency_s: float = 0.0
+    usd_per_gb: float | None = None
+    """Price of 10^9 bytes sent; unset is unknown, not free."""
+    unmetered: bool = False
+    """Nothing is paid by the byte."""
+    price_source: str | None = None
+    """Where and when that price was found."""
     emulated: bool = False
     """Held to the declared bandwidth and latency."""
     source: Source = "measured"
+    origin: str | None = None
+    """The page of a quoted bandwidth."""
 
     def __post_init__(self) -> None:
         require_positive(self, "bandwidth_bytes_per_s")
+        require_price(self, "usd_per_gb")
+        if self.unmetered and self.usd_per_gb is not None:
+            raise ValueError("unmetered: contradicts usd_per_gb")
         if self.latency_s < 0:
             raise ValueError(f"latency_s: must not be negative, found {self.latency_s}")
         if len(self.between) != 2:

@@ -193,6 +193,10 @@ def _measure_dtypes(
 def _dtype(precision: Precision) -> torch.dtype:
     import torch
 
+    if precision == "fp8":
+        raise ProbeError(
+            "fp8 matmuls are not measured.", remedy="Give flops_per_s.fp8 in the chip's table."
+        )
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

@@ -16,8 +16,10 @@ MIN_FP16_GAIN = 1.5
 def choose_precision(rates: Mapping[Precision, float]) -> tuple[Precision, str]:
     """The training dtype for these matmul rates (FLOP/s, by the dtypes that work), and why.
 
-    The reason is a full sentence. `ProbeError` if no dtype works.
+    The reason is a full sentence. fp8 is never chosen: the trainer does not run it. `ProbeError`
+    if no other dtype works.
     """
+    rates = {precision: rate for precision, rate in rates.items() if precision != "fp8"}
     if not rates:
         raise ProbeError("no dtype works for matmuls.", remedy="Check the PyTorch build.")
     fp32, bf16, fp16 = rates.get("fp32"), rates.get("bf16"), rates.get("fp16")
