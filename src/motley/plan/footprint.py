@@ -1,6 +1,6 @@
 """What a training framework keeps in memory besides what its `Stack` says of kernels and formats.
 
-Every field is a habit that can be read in a framework's code or seen with PyTorch's memory trackers;
+Every field is a habit that can be read in a framework's code or seen with PyTorch's trackers;
 none belongs to a model, a chip or a run. `MOTLEY_FOOTPRINT` is the trainer's own.
 """
 
@@ -12,8 +12,8 @@ MARGIN = 0.03
 """Added to what motley's trainer is predicted to allocate: allocators round up and fragment."""
 
 CACHING_MARGIN = 0.06
-"""The same for frameworks that leave PyTorch's caching allocator as it is: what it reserves over what
-is allocated, on the published peaks of both kinds (see docs/planner-memory.md)."""
+"""The same for frameworks that leave PyTorch's caching allocator as it is: what it reserves over
+what is allocated, on published peaks (see docs/planner-memory.md)."""
 
 CONTEXT_BYTES = 1.2e9
 """Of a CUDA process before its first tensor: context, kernels, cuBLAS and cuDNN workspaces. 0.3 GB

@@ -11,6 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from motley.chips.constants import CONSTANTS, Constants
+from motley.plan.footprint import (
+    DEEPSPEED_2021_FOOTPRINT,
+    DEEPSPEED_BF16_FOOTPRINT,
+    DEEPSPEED_FOOTPRINT,
+    LLM_FOUNDRY_FOOTPRINT,
+    MEGATRON_2021_FOOTPRINT,
+    MEGATRON_FOOTPRINT,
+    MOTLEY_FOOTPRINT,
+    NANOGPT_FOOTPRINT,
+    TORCHTITAN_FOOTPRINT,
+    Footprint,
+)
 from motley.units import Precision
 
 
@@ -46,6 +58,8 @@ class Stack:
     master and two moments (16), writes master and moments (12) and the 2-byte copy (2)."""
     precision: Precision | None = None
     """The format that it trains in unless told otherwise; None is the chip's own."""
+    footprint: Footprint = MOTLEY_FOOTPRINT
+    """What it keeps in memory."""
     constants: Constants = CONSTANTS
     """The measured habits of kernels and networks that are common to all software."""
 
@@ -60,6 +74,7 @@ MEGATRON_2021 = Stack(
     overlap_data=False,
     gradient_bytes=4,
     exchange_bytes=4,
+    footprint=MEGATRON_2021_FOOTPRINT,
 )
 """Megatron-LM up to version 2.6 (arXiv 2104.04473): unfused attention, fused softmax and
 bias-dropout kernels, fp32 main gradients summed after the backward pass."""
@@ -69,31 +84,49 @@ MEGATRON_DEEPSPEED = replace(
     name="megatron-deepspeed",
     gradient_bytes=2,
     exchange_bytes=2,
+    footprint=DEEPSPEED_2021_FOOTPRINT,
 )
 """Megatron-LM's model under DeepSpeed's engine of 2021-2022 (AMP, BLOOM): 16-bit gradients."""
+
+MEGATRON_DEEPSPEED_BF16 = replace(
+    MEGATRON_DEEPSPEED,
+    name="megatron-deepspeed-bf16",
+    gradient_bytes=4,
+    footprint=DEEPSPEED_BF16_FOOTPRINT,
+)
+"""The same with DeepSpeed's bf16 optimizer (BLOOM, from the end of February 2022 on): fp32 gradients
+beside the 16-bit ones."""
 
 MEGATRON = Stack(
     name="megatron",
     sequence_parallel=True,
     compiled=True,
+    footprint=MEGATRON_FOOTPRINT,
 )
 """Megatron-Core with flash attention, fused kernels and sequence parallelism."""
 
-DEEPSPEED = Stack(name="deepspeed", exchange_bytes=2, gradient_bytes=4)
+DEEPSPEED = Stack(
+    name="deepspeed", exchange_bytes=2, gradient_bytes=4, footprint=DEEPSPEED_FOOTPRINT
+)
 """DeepSpeed ZeRO with a Hugging Face model: eager pointwise operations, flash attention."""
 
-LLM_FOUNDRY = Stack(name="llm-foundry", exchange_bytes=2)
+LLM_FOUNDRY = Stack(name="llm-foundry", exchange_bytes=2, footprint=LLM_FOUNDRY_FOOTPRINT)
 """MosaicML LLM Foundry 2023: FSDP, Triton flash attention, eager pointwise operations."""
 
 TORCHTITAN = Stack(
-    name="torchtitan", sequence_parallel=True, compiled=True, selective="half", exchange_bytes=4
+    name="torchtitan",
+    sequence_parallel=True,
+    compiled=True,
+    selective="half",
+    exchange_bytes=4,
+    footprint=TORCHTITAN_FOOTPRINT,
 )
 """PyTorch FSDP2 with torch.compile, as torchtitan and fms-fsdp run it."""
 
 TORCHTITAN_EAGER = replace(TORCHTITAN, name="torchtitan-eager", compiled=False)
 """The same without torch.compile."""
 
-NANOGPT = Stack(name="nanogpt", compiled=True, exchange_bytes=4)
+NANOGPT = Stack(name="nanogpt", compiled=True, exchange_bytes=4, footprint=NANOGPT_FOOTPRINT)
 """nanoGPT and its kind: torch.compile, DDP."""
 
 SAILOR = replace(
@@ -109,8 +142,8 @@ SAILOR = replace(
 STACKS: dict[str, Stack] = {
     stack.name: stack
     for stack in (
-        MOTLEY, MEGATRON_2021, MEGATRON_DEEPSPEED, MEGATRON, DEEPSPEED, LLM_FOUNDRY, TORCHTITAN,
-        TORCHTITAN_EAGER, NANOGPT, SAILOR,
+        MOTLEY, MEGATRON_2021, MEGATRON_DEEPSPEED, MEGATRON_DEEPSPEED_BF16, MEGATRON, DEEPSPEED,
+        LLM_FOUNDRY, TORCHTITAN, TORCHTITAN_EAGER, NANOGPT, SAILOR,
     )
 }  # fmt: skip
 """By name."""
