@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from motley.errors import RecipeError
 from motley.model.config import ModelConfig
+from motley.model.named import model_named
 from motley.schema import build, load_toml, require_positive
 
 
@@ -165,20 +166,45 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def parse_recipe(table: dict[str, Any], where: str = "recipe") -> Recipe:
-    """A recipe from tables; `RecipeError` names the place of what is wrong."""
+def parse_recipe(table: dict[str, Any], where: str = "recipe", folder: Path = Path()) -> Recipe:
+    """A recipe from tables; `RecipeError` names the place of what is wrong. `folder` is where the
+    relative path of a model's `preset` starts."""
+    model = table.get("model")
+    if isinstance(model, dict) and "preset" in model:
+        table = {**table, "model": _with_preset(model, f"{where}.model", folder)}
     return build(Recipe, table, where, RecipeError)
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The recipe of a TOML file. Relative paths in `data` are taken from the file's folder."""
-    recipe = parse_recipe(load_toml(path, RecipeError), path.name)
+    """The recipe of a TOML file. Relative paths in `model.preset` and in `data` are taken from the
+    file's folder."""
+    recipe = parse_recipe(load_toml(path, RecipeError), path.name, path.parent)
     data = dataclasses.replace(
         recipe.data,
         corpus=tuple(_resolve(source, path.parent) for source in recipe.data.corpus),
         tokenizer=recipe.data.tokenizer and _resolve(recipe.data.tokenizer, path.parent),
     )
     return dataclasses.replace(recipe, data=data)
+
+
+def _with_preset(table: dict[str, Any], where: str, folder: Path) -> dict[str, Any]:
+    """The named model's keys, and over them those that the table itself has."""
+    own = dict(table)
+    preset = own.pop("preset")
+    if not isinstance(preset, str):
+        raise RecipeError(f"{where}.preset: expected a model's name, found {preset}.")
+    named: dict[str, Any] = _without_none(dataclasses.asdict(model_named(preset, folder)))
+    return _laid_over(named, own)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both tables' keys, `above` first, down to the tables inside."""
+    both = {
+        key: _laid_over(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return {**below, **above, **both}
 
 
 def _resolve(source: str, folder: Path) -> str:

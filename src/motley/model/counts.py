@@ -131,8 +131,9 @@ def _embedding_counts(config: ModelConfig, length: int, element_bytes: int) -> L
     positions = (config.context + config.position_offset) * config.width if learned else 0
     norm = _norm_parameters(config) if config.embedding_norm else 0
     matrix = config.vocabulary * config.embedding_size
-    projection = sum(product.parameters for product in layer_products(config, 0))
-    forward_flops = _forward_flops(config, 0, length)
+    products = layer_products(config, 0)
+    projection = sum(product.parameters for product in products)
+    forward_flops = length * sum(product.flops_per_token for product in products)
     output_bytes = length * config.width * element_bytes
     return LayerCounts(
         parameters=matrix + positions + projection + norm,
@@ -148,31 +149,26 @@ def _embedding_counts(config: ModelConfig, length: int, element_bytes: int) -> L
 def _block_counts(config: ModelConfig, layer: int, length: int, element_bytes: int) -> LayerCounts:
     products = layer_products(config, layer)
     norms = config.num_block_norms * _norm_parameters(config) + _inner_norm_parameters(config)
-    forward_flops = _forward_flops(config, layer, length)
+    core = attention_core(config, layer)
+    attention_flops = core.forward_flops(length) if core else 0.0
+    forward_flops = length * sum(product.flops_per_token for product in products) + attention_flops
     largest = max(product.in_width * product.out_width for product in products)
     return LayerCounts(
         parameters=sum(product.parameters for product in products) + norms,
         forward_flops=forward_flops,
         backward_flops=2 * forward_flops,
         activation_bytes=length * _kept_bytes_per_token(config, layer, element_bytes),
-        workspace_bytes=length * element_bytes * _block_workspace_per_token(config, layer),
+        workspace_bytes=length * element_bytes * _block_workspace_per_token(config, products),
         output_bytes=length * config.width * element_bytes,
         fixed_bytes=largest * element_bytes + _matmul_scratch(element_bytes),
     )
-
-
-def _forward_flops(config: ModelConfig, layer: int, length: int) -> float:
-    core = attention_core(config, layer)
-    attention_flops = core.forward_flops(length) if core else 0.0
-    products = layer_products(config, layer)
-    return length * sum(product.flops_per_token for product in products) + attention_flops
 
 
 def _kept_bytes_per_token(config: ModelConfig, layer: int, element_bytes: int) -> int:
     return sum(kept.bytes_per_token(element_bytes) for kept in layer_activations(config, layer))
 
 
-def _block_workspace_per_token(config: ModelConfig, layer: int) -> int:
+def _block_workspace_per_token(config: ModelConfig, products: tuple[Product, ...]) -> int:
     """Elements of the gradients that are alive at once in the backward pass.
 
     Either those in the MLP, or those in the attention less what the MLP has freed by then.
@@ -181,7 +177,7 @@ def _block_workspace_per_token(config: ModelConfig, layer: int) -> int:
     keys = config.num_key_value_heads * config.head_size
     hidden = sum(
         product.in_width * product.experts_per_token
-        for product in layer_products(config, layer)
+        for product in products
         if product.name.endswith(".down")
     )
     mlp = hidden * {"relu2": 3, "swiglu": 2, "geglu": 3}.get(config.activation, 1)
@@ -195,11 +191,12 @@ def _matmul_scratch(element_bytes: int) -> int:
 
 def _head_counts(config: ModelConfig, length: int, element_bytes: int) -> LayerCounts:
     layer = config.num_layers - 1
+    products = layer_products(config, layer)
     norm = _norm_parameters(config) if config.arrangement != "post_norm" else 0
-    forward_flops = _forward_flops(config, layer, length)
+    forward_flops = length * sum(product.flops_per_token for product in products)
     hidden_bytes = config.width * element_bytes
     return LayerCounts(
-        parameters=sum(product.parameters for product in layer_products(config, layer)) + norm,
+        parameters=sum(product.parameters for product in products) + norm,
         forward_flops=forward_flops,
         backward_flops=2 * forward_flops,
         activation_bytes=length * _kept_bytes_per_token(config, layer, element_bytes),
