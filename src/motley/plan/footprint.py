@@ -50,8 +50,11 @@ class Footprint:
     """Per parameter: copies of all gradients while they are reduced, after the last backward."""
     step_bytes: int = 0
     """Per parameter that a chip updates: what the optimizer takes for the time of its step."""
-    bucket_bytes: float = 0.0
-    """Most of the buffers in which gradients or parameters travel, in all."""
+    bucket_bytes: float | None = 0.0
+    """Most of the buffers in which gradients or parameters travel, in all; None: motley's own."""
+    edge_bytes: float = 4.0
+    """Per element of what passes between two stages, for all its messages under way at once: one of
+    16 bits in each direction."""
     keeps_root: bool = False
     """Fully-sharded: embedding and head stay gathered for the whole step (FSDP1's root unit)."""
     keeps_pipeline_gathered: bool = False
@@ -69,11 +72,14 @@ MOTLEY_FOOTPRINT = Footprint(
     chunked_loss=True,
     repeats_gate=True,
     expands_key_values=False,
+    bucket_bytes=None,
+    edge_bytes=16.0,
     margin=MARGIN,
     context_bytes=0.0,
     communicator_bytes=0.0,
 )
-"""motley's trainer. A chip's `memory_bytes` are what is free after the device's context."""
+"""motley's trainer: up to two messages under way in each direction of a boundary, in fp32 where the
+chips' formats differ. A chip's `memory_bytes` are what is free after the device's context."""
 
 MEGATRON_2021_FOOTPRINT = Footprint(logit_bytes=10.0)
 """Megatron-LM 2.x: 16-bit logits, their fp32 copy and the exponentials of the vocabulary-parallel

@@ -1,9 +1,10 @@
 """What one layer keeps between its passes, and what it needs while it runs, on one chip of a group.
 
-The kept tensors are those of `motley.model.activations`, changed by what the framework does otherwise
-(scores of unfused attention, dropout masks, copies) and split as Megatron-LM splits them: by tensor
-parallelism inside attention and MLP, outside of them only with sequence parallelism (Korthikanti
-et al., arXiv 2205.05198, whose 34 + 5as/h bytes per token and width this gives for GPT in 16 bits).
+The kept tensors are those of `motley.model.activations`, changed by what the framework does
+otherwise (scores of unfused attention, dropout masks, copies) and split as Megatron-LM splits them:
+by tensor parallelism inside attention and MLP, outside of them only with sequence parallelism
+(Korthikanti et al., arXiv 2205.05198, whose 34 + 5as/h bytes per token and width this gives for GPT
+in 16 bits).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from motley.model.config import ModelConfig
 from motley.model.counts import LayerCounts
 from motley.model.products import layer_products
 from motley.plan.cost import counts_of
+from motley.plan.held import held_in_layer
 from motley.plan.layout import Layout
 from motley.plan.stack import Stack
 from motley.units import BYTES_PER_ELEMENT, Precision
@@ -30,7 +32,7 @@ SCORE_GRADIENTS = 2
 
 
 class Transient(NamedTuple):
-    """Bytes that are there for a moment: with each sample that the chip computes, and regardless."""
+    """Bytes that are there for a moment: for each sample that the chip computes, and regardless."""
 
     per_sample_bytes: float
     fixed_bytes: float
@@ -62,15 +64,21 @@ def layer_memory(
     precision: Precision,
     layout: Layout,
     stack: Stack,
+    *,
+    gathers: bool,
 ) -> LayerMemory:
-    """The memory of one layer, without its parameters, on one chip of a group laid out so."""
-    view = _View(config, layer, sequence_length, precision, layout, stack)
+    """The memory of one layer on one chip of a group laid out so, without what it always holds.
+
+    With `gathers` its parameters are gathered when they are needed.
+    """
+    view = _View(config, layer, sequence_length, precision, layout, stack, gathers)
     everything = sum(saved.num_bytes for saved in view.saved())
     kept = view.kept(everything)
+    repeated = 0.0 if kept == everything else everything
     return LayerMemory(
         saved_bytes=kept,
         output_bytes=view.stream(view.counts.output_bytes),
-        transients=tuple(view.transients(everything - kept)),
+        transients=tuple(view.transients(repeated)),
     )
 
 
@@ -84,6 +92,7 @@ class _View:
     precision: Precision
     layout: Layout
     stack: Stack
+    gathers: bool
 
     @property
     def counts(self) -> LayerCounts:
@@ -174,7 +183,7 @@ class _View:
         return self.stack.footprint.wide_stream and self.element_bytes < FP32_BYTES
 
     def _half(self) -> float:
-        """The input, the attention's result, and the result of every second product, as torchtitan's
+        """The input, the attention's result and that of every second product, as torchtitan's
         selective recompute of operations saves them."""
         tensors = layer_activations(self.config, self.layer)
         of_attention = sum(
@@ -190,12 +199,15 @@ class _View:
         return total
 
     def transients(self, repeated: float) -> Iterator[Transient]:
-        """While the layer runs backward, after `repeated` bytes have been computed again."""
+        """While the layer runs backward; with recompute it has made what it keeps again."""
         counts = self.counts
-        yield Transient(self._workspace() + repeated, self.inside(counts.fixed_bytes))
+        fixed = self.inside(counts.fixed_bytes)
+        if self.layout.sharding == "full":
+            fixed = self._exchanged()
+        yield Transient(self._workspace() + repeated, fixed)
         if self.is_head and not self.stack.footprint.chunked_loss:
             logits = self.length * self.config.vocabulary * self.stack.footprint.logit_bytes
-            yield Transient(self.inside(logits), 0.0)
+            yield Transient(self.inside(logits), self._gathered())
 
     def _workspace(self) -> float:
         """Gradients that are alive at once."""
@@ -206,3 +218,19 @@ class _View:
         if self.is_block and self.stack.attention == "unfused":
             within = max(within, SCORE_GRADIENTS * self.score_bytes())
         return self.stream(stream) + within
+
+    def _gathered(self) -> float:
+        """The layer's parameters in the format of its products."""
+        here = held_in_layer(self.config, self.layer).on_chip(self.layout)
+        return self.element_bytes * here if self.gathers else 0.0
+
+    def _exchanged(self) -> float:
+        """Fully-sharded: the layer's parameters and those of the next one, which are on their way,
+        its gradient, and the buffer in which the gradient is reduced."""
+        here = held_in_layer(self.config, self.layer).on_chip(self.layout)
+        if not self.gathers:
+            return self.element_bytes * here
+        ahead = max(self.layer - 1, 0)
+        then = held_in_layer(self.config, ahead).on_chip(self.layout)
+        each = 2 * self.element_bytes + self.stack.exchange_bytes
+        return each * here + self.element_bytes * then

@@ -1,72 +1,63 @@
-"""How much memory a stage needs at its peak; a hard limit for every plan.
+"""How much memory a stage needs at its peak on each of its chips; a hard limit for every plan.
 
-The parts follow what the trainer keeps: training state per parameter, what each layer saves for its
-backward times the micro-batches in flight, and what is there only for a moment. Where the order of
-frees is not known the larger figure counts.
+Training state per parameter (Rajbhandari et al., arXiv 1910.02054), what each layer saves for its
+backward pass times the micro-batches in flight, what is there only for a moment, and buffers. Where
+the order of frees is not known the larger figure counts.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from motley.model.config import ModelConfig
-from motley.model.counts import ParameterGroup, parameter_groups
-from motley.plan.cost import counts_of
+from motley.plan.held import Held, held_in_stage, largest_group
+from motley.plan.layer_memory import Transient, layer_memory
+from motley.plan.layout import Layout
+from motley.plan.stack import MOTLEY, Stack
+from motley.plan.state_memory import gradient_bytes, keeps_gathered, state_bytes, step_bytes
 from motley.plan.sync import BUCKET_BYTES, GRADIENT_BYTES
-from motley.units import BYTES_PER_ELEMENT, Precision
+from motley.units import Precision
 
-MARGIN = 0.03
-"""Added to every prediction: allocators round up and fragment."""
-
-STATE_BYTES_PER_PARAMETER: dict[Precision, int] = {"fp32": 16, "bf16": 18, "fp16": 18}
-"""fp32 master, gradient and two AdamW moments; 16-bit chips hold a compute copy besides."""
-
-TOKEN_BYTES = 8
-"""Token ids are int64."""
-
-BUFFERS_PER_DIRECTION = 2
-"""Messages of a boundary that may be under way at once in one direction."""
+ONE_CHIP = Layout()
 
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Predicted peak of one stage, by part, in bytes; `total_bytes` has the margin."""
+    """Predicted peak of one stage on each of its chips, by part, in bytes."""
 
     state_bytes: int
+    """Parameters, gradients and optimizer state."""
     activation_bytes: int
     transient_bytes: int
     buffer_bytes: int
+    context_bytes: int = 0
+    """Outside the framework's allocator: the device's context, communicators."""
+    margin: float = 0.0
+    """Share added to what the allocator holds."""
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What the framework's allocator holds, with the margin."""
+        parts = self.state_bytes + self.activation_bytes + self.transient_bytes + self.buffer_bytes
+        return math.ceil(parts * (1 + self.margin))
 
     @property
     def total_bytes(self) -> int:
-        parts = self.state_bytes + self.activation_bytes + self.transient_bytes + self.buffer_bytes
-        return math.ceil(parts * (1 + MARGIN))
+        """All that must fit the chip."""
+        return self.reserved_bytes + self.context_bytes
 
 
 @dataclass(frozen=True)
 class _Layers:
-    """Sums over the layers of one stage; bytes are per sample."""
+    """Sums over the layers of one stage on one chip; bytes are per sample that it computes."""
 
-    parameters: int
-    largest_group_parameters: int
-    saved_bytes: int
-    input_bytes: int
-    output_bytes: int
-    transients: tuple[tuple[int, int], ...]
-    """Each layer's temporary bytes while it runs: per sample, and fixed."""
-    recomputed_transients: tuple[tuple[int, int], ...]
-    """The same with all that the layer saves, which a recomputed one holds only then."""
-
-
-def held_parameters(config: ModelConfig, first_layer: int, last_layer: int) -> int:
-    """Parameters that a stage holds; one that two of its layers share counts once."""
-    return sum(
-        group.num_parameters
-        for group in groups_of(config)
-        if any(first_layer <= layer < last_layer for layer in group.layers)
-    )
+    held: Held
+    largest_group: int
+    kept_bytes: float
+    transients: tuple[Transient, ...]
 
 
 def stage_memory(
@@ -77,52 +68,105 @@ def stage_memory(
     *,
     num_in_flight: int,
     micro_batch_size: int,
-    recompute: bool,
+    layout: Layout = ONE_CHIP,
+    stack: Stack = MOTLEY,
+    accumulates: bool = True,
 ) -> StageMemory:
-    """Peak memory of the layers [first, last) with `num_in_flight` micro-batches kept."""
+    """Peak memory of the layers [first, last) with `num_in_flight` micro-batches kept.
+
+    `micro_batch_size` counts the samples of the whole group. Without `accumulates` a step has one
+    micro-batch.
+    """
     first, last = layers
-    sums = _sums(config, sequence_length, precision, first, last)
-    kept = (sums.input_bytes if recompute else sums.saved_bytes) + sums.output_bytes
-    transients = sums.recomputed_transients if recompute else sums.transients
-    edges = (first > 0) + (last < config.num_layers)
-    edge_bytes = sequence_length * config.width * BYTES_PER_ELEMENT["fp32"]
-    bucket = max(BUCKET_BYTES, GRADIENT_BYTES * sums.largest_group_parameters)
+    sums = _sums(config, sequence_length, precision, first, last, layout, stack)
+    samples = layout.member_samples(micro_batch_size)
+    is_whole = first == 0 and last == config.num_layers
+    activations = num_in_flight * samples * sums.kept_bytes
+    state = state_bytes(sums.held, precision, layout, stack, in_pipeline=not is_whole)
+    gradients = gradient_bytes(sums.held, layout, stack)
+    moment = max(samples * each.per_sample_bytes + each.fixed_bytes for each in sums.transients)
+    after = step_bytes(sums.held, layout, stack)
+    if accumulates or stack.footprint.gradients_stay:
+        state += gradients
+    else:
+        after += gradients
     return StageMemory(
-        state_bytes=STATE_BYTES_PER_PARAMETER[precision] * sums.parameters,
-        activation_bytes=num_in_flight * micro_batch_size * kept,
-        transient_bytes=max(micro_batch_size * grows + fixed for grows, fixed in transients),
-        buffer_bytes=edges * 2 * BUFFERS_PER_DIRECTION * micro_batch_size * edge_bytes
-        + min(bucket, GRADIENT_BYTES * sums.parameters),
+        state_bytes=math.ceil(state),
+        activation_bytes=math.ceil(activations),
+        transient_bytes=math.ceil(max(moment, after - activations)),
+        buffer_bytes=math.ceil(
+            _edge_bytes(config, sequence_length, layers, samples, layout, stack)
+            + _bucket_bytes(sums, layout, stack)
+        ),
+        context_bytes=_context_bytes(layout, stack, in_pipeline=not is_whole),
+        margin=stack.footprint.margin,
     )
 
 
-@lru_cache(maxsize=64)
-def groups_of(config: ModelConfig) -> tuple[ParameterGroup, ...]:
-    """`parameter_groups`, remembered."""
-    return parameter_groups(config)
+def device_memory(parts: Sequence[StageMemory]) -> StageMemory:
+    """The peak of chips that hold several (virtual) stages at once.
+
+    One of them runs at a time, so the largest moment counts; the context is there once.
+    """
+    return StageMemory(
+        state_bytes=sum(part.state_bytes for part in parts),
+        activation_bytes=sum(part.activation_bytes for part in parts),
+        transient_bytes=max(part.transient_bytes for part in parts),
+        buffer_bytes=sum(part.buffer_bytes for part in parts),
+        context_bytes=max(part.context_bytes for part in parts),
+        margin=max(part.margin for part in parts),
+    )
 
 
 @lru_cache(maxsize=65536)
 def _sums(
-    config: ModelConfig, sequence_length: int, precision: Precision, first: int, last: int
+    config: ModelConfig,
+    sequence_length: int,
+    precision: Precision,
+    first: int,
+    last: int,
+    layout: Layout,
+    stack: Stack,
 ) -> _Layers:
-    held = [
-        group for group in groups_of(config) if any(first <= layer < last for layer in group.layers)
-    ]
-    counts = [counts_of(config, layer, sequence_length, precision) for layer in range(first, last)]
-    before = counts_of(config, first - 1, sequence_length, precision) if first else None
-    first_input = before.output_bytes if before else TOKEN_BYTES * sequence_length
-    return _Layers(
-        parameters=sum(group.num_parameters for group in held),
-        largest_group_parameters=max((group.num_parameters for group in held), default=0),
-        saved_bytes=sum(count.activation_bytes for count in counts),
-        input_bytes=first_input + sum(count.output_bytes for count in counts[:-1]),
-        output_bytes=counts[-1].output_bytes,
-        transients=tuple({(count.workspace_bytes, count.fixed_bytes) for count in counts}),
-        recomputed_transients=tuple(
-            {
-                (count.workspace_bytes + count.activation_bytes, count.fixed_bytes)
-                for count in counts
-            }
-        ),
+    is_whole = first == 0 and last == config.num_layers
+    gathers = layout.sharding == "full" and not keeps_gathered(
+        layout, stack, in_pipeline=not is_whole
     )
+    memories = [
+        layer_memory(config, layer, sequence_length, precision, layout, stack, gathers=gathers)
+        for layer in range(first, last)
+    ]
+    return _Layers(
+        held=held_in_stage(config, first, last),
+        largest_group=largest_group(config, first, last),
+        kept_bytes=sum(memory.saved_bytes for memory in memories) + memories[-1].output_bytes,
+        transients=tuple({each for memory in memories for each in memory.transients}),
+    )
+
+
+def _edge_bytes(
+    config: ModelConfig,
+    sequence_length: int,
+    layers: tuple[int, int],
+    samples: int,
+    layout: Layout,
+    stack: Stack,
+) -> float:
+    """Messages from and to the stages before and behind."""
+    edges = (layers[0] > 0) + (layers[1] < config.num_layers)
+    split = layout.tensor if stack.sequence_parallel else 1
+    return edges * stack.footprint.edge_bytes * samples * sequence_length * config.width / split
+
+
+def _bucket_bytes(sums: _Layers, layout: Layout, stack: Stack) -> float:
+    """Buffers in which gradients travel: no larger than all of them."""
+    bucket = stack.footprint.bucket_bytes
+    if bucket is None:
+        bucket = max(BUCKET_BYTES, GRADIENT_BYTES * sums.largest_group)
+    return min(bucket, stack.exchange_bytes * sums.held.on_chip(layout))
+
+
+def _context_bytes(layout: Layout, stack: Stack, *, in_pipeline: bool) -> int:
+    """The device's context, and a communicator for each group that the chip is in."""
+    groups = (layout.tensor > 1) + (layout.data > 1) + in_pipeline
+    return round(stack.footprint.context_bytes + groups * stack.footprint.communicator_bytes)

@@ -47,6 +47,8 @@ class Stack:
     """Gradients and sharded parameters travel while layers compute."""
     overlap_tensor: bool = False
     """Messages of tensor parallelism travel while matmuls compute (asynchronous TP)."""
+    scattered_boundary: bool = True
+    """Chips of a tensor group each send a part of what passes to the next stage, not all of it."""
     parameter_bytes: int = 2
     """Of one parameter as layers read it; 4 where the training is in fp32."""
     gradient_bytes: int = 4
@@ -82,6 +84,7 @@ bias-dropout kernels, fp32 main gradients summed after the backward pass."""
 MEGATRON_DEEPSPEED = replace(
     MEGATRON_2021,
     name="megatron-deepspeed",
+    scattered_boundary=False,
     gradient_bytes=2,
     exchange_bytes=2,
     footprint=DEEPSPEED_2021_FOOTPRINT,
@@ -94,8 +97,8 @@ MEGATRON_DEEPSPEED_BF16 = replace(
     gradient_bytes=4,
     footprint=DEEPSPEED_BF16_FOOTPRINT,
 )
-"""The same with DeepSpeed's bf16 optimizer (BLOOM, from the end of February 2022 on): fp32 gradients
-beside the 16-bit ones."""
+"""The same with DeepSpeed's bf16 optimizer (BLOOM, from the end of February 2022 on): fp32
+gradients beside the 16-bit ones."""
 
 MEGATRON = Stack(
     name="megatron",
