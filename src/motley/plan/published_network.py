@@ -1,0 +1,142 @@
+"""How published clusters are connected, as far as a table says it.
+
+A rate in the text counts first ("RoCE 1600 Gbps node-node", "400 Gb/s per GPU"), then what is
+publicly known of the machine or the instance that is named, then the usual network of the chip's
+generation. A rate without "per GPU" is the whole node's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from motley.chips.catalog import CatalogChip
+
+_RATE = re.compile(r"([0-9.]+)\s*([GT])b(?:ps|it/s|/s)", re.IGNORECASE)
+_PER_CHIP = re.compile(r"per\s+(?:gpu|chip|card|npu)", re.IGNORECASE)
+_PER_NODE = re.compile(r"(\d+)\s*(?:GPU|chip|card|NPU)s?\s*/\s*(?:node|host)", re.IGNORECASE)
+_SLASH_HOST = re.compile(r"(\d+)\s*/\s*host", re.IGNORECASE)
+_DIMENSIONS = re.compile(r"(\d+)\s*nodes?\s*x\s*(\d+)", re.IGNORECASE)
+
+GIGABIT = 1e9 / 8
+"""Bytes per second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What is publicly known of a machine or an instance."""
+
+    pattern: str
+    per_node: int
+    node_bytes_per_s: float
+    sockets: bool = False
+    """Without RDMA: collectives run over TCP."""
+    source: str
+
+
+MACHINES = (
+    Machine(
+        pattern=r"selene|dgx a100",
+        per_node=8,
+        node_bytes_per_s=8 * 200 * GIGABIT,
+        source="DGX A100: eight 200 Gbit/s HDR InfiniBand ports for compute",
+    ),
+    Machine(
+        pattern=r"dgx-2",
+        per_node=16,
+        node_bytes_per_s=8 * 100 * GIGABIT,
+        source="DGX-2: eight 100 Gbit/s EDR InfiniBand ports",
+    ),
+    Machine(
+        pattern=r"8 gpu/node, 4x omni-path",
+        per_node=8,
+        node_bytes_per_s=4 * 100 * GIGABIT,
+        source="Jean Zay, A100 partition: four 100 Gbit/s Omni-Path ports per node",
+    ),
+    Machine(
+        pattern=r"jean zay",
+        per_node=4,
+        node_bytes_per_s=4 * 100 * GIGABIT,
+        source="Jean Zay, V100 partition: four 100 Gbit/s Omni-Path ports per node of four",
+    ),
+    Machine(
+        pattern=r"alps|clariden",
+        per_node=4,
+        node_bytes_per_s=4 * 200 * GIGABIT,
+        source="Alps: one 200 Gbit/s Slingshot port per GH200",
+    ),
+    Machine(
+        pattern=r"g4dn\.12xlarge",
+        per_node=4,
+        node_bytes_per_s=50 * GIGABIT,
+        sockets=True,
+        source="AWS g4dn.12xlarge: four T4, 50 Gbit/s Ethernet",
+    ),
+    Machine(
+        pattern=r"p3\.8xlarge",
+        per_node=4,
+        node_bytes_per_s=10 * GIGABIT,
+        sockets=True,
+        source="AWS p3.8xlarge: four V100 SXM2, 10 Gbit/s Ethernet",
+    ),
+)
+
+_USUAL = (
+    (2016, 100 * GIGABIT, "one 100 Gbit/s port per node (2017)"),
+    (2020, 1600 * GIGABIT, "200 Gbit/s per chip (2020)"),
+    (2022, 3200 * GIGABIT, "400 Gbit/s per chip (2022)"),
+)
+"""The network of a node of eight by the year of its chips, where nothing is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """How the chips of a cluster are connected."""
+
+    per_node: int
+    node_bytes_per_s: float
+    """Of a whole node, one direction."""
+    sockets: bool
+    assumed: str = ""
+    """What the text left open, and what was taken."""
+
+
+def network_of(text: str, chip: CatalogChip, num_chips: int) -> Network:
+    """The network that an interconnect cell, or the chip's name in it, describes."""
+    machines = [machine for machine in MACHINES if re.search(machine.pattern, text, re.IGNORECASE)]
+    if machines:
+        slowest = min(machines, key=lambda machine: machine.node_bytes_per_s)
+        return Network(
+            per_node=slowest.per_node,
+            node_bytes_per_s=slowest.node_bytes_per_s,
+            sockets=slowest.sockets,
+        )
+    per_node = _per_node(text) or min(8, num_chips)
+    rate = _rate(text, per_node)
+    sockets = bool(re.search(r"ethernet|tcp|socket", text, re.IGNORECASE)) and "roce" not in (
+        text.lower()
+    )
+    if rate is not None:
+        return Network(per_node=per_node, node_bytes_per_s=rate, sockets=sockets)
+    _, usual, said = max(entry for entry in _USUAL if entry[0] <= (chip.year or 2020))
+    assumed = f"network not given: {said}" if num_chips > per_node else ""
+    return Network(
+        per_node=per_node, node_bytes_per_s=usual * per_node / 8, sockets=sockets, assumed=assumed
+    )
+
+
+def _per_node(text: str) -> int | None:
+    for pattern, group in ((_PER_NODE, 1), (_SLASH_HOST, 1), (_DIMENSIONS, 2)):
+        match = pattern.search(text)
+        if match:
+            return int(match.group(group))
+    return None
+
+
+def _rate(text: str, per_node: int) -> float | None:
+    """Bytes per second of a node."""
+    match = _RATE.search(text)
+    if match is None:
+        return None
+    rate = float(match.group(1)) * GIGABIT * (1000 if match.group(2).upper() == "T" else 1)
+    return rate * per_node if _PER_CHIP.search(text) else rate

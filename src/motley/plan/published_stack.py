@@ -1,0 +1,52 @@
+"""Which software a published row was measured with, from its source and its notes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from motley.plan.published import PublishedRow
+from motley.plan.stack import (
+    DEEPSPEED,
+    LLM_FOUNDRY,
+    MEGATRON,
+    MEGATRON_2021,
+    MEGATRON_DEEPSPEED,
+    NANOGPT,
+    SAILOR,
+    TORCHTITAN,
+    TORCHTITAN_EAGER,
+    Stack,
+)
+
+_SOURCES: tuple[tuple[str, Stack], ...] = (
+    (r"bigscience|dachengli1/amp|megatron-deepspeed|megatron-ds", MEGATRON_DEEPSPEED),
+    (r"megatron-lm images|arxiv 2104\.04473", MEGATRON_2021),
+    (r"llm-foundry|llmfoundry|composer|mosaic", LLM_FOUNDRY),
+    (r"torchtitan|fms-fsdp", TORCHTITAN),
+    (r"sailor", SAILOR),
+    (r"nanogpt|litgpt|tinyllama|picotron", NANOGPT),
+    (r"megatron|nemo|llama 3 paper|flagscale", MEGATRON),
+    (r"deepspeed|hugging ?face|zero-?3|flagperf", DEEPSPEED),
+)
+"""The first that fits counts."""
+
+
+def stack_of(row: PublishedRow) -> tuple[Stack, list[str]]:
+    """The stack of a row, and what was assumed of it."""
+    for text in (row.source, row.model, row.notes, row.zero_or_fsdp):
+        for pattern, stack in _SOURCES:
+            if re.search(pattern, text.lower()):
+                return _as_noted(stack, row), []
+    return _as_noted(DEEPSPEED, row), ["framework not known: eager PyTorch, flash attention"]
+
+
+def _as_noted(stack: Stack, row: PublishedRow) -> Stack:
+    notes = row.notes.lower()
+    if stack is TORCHTITAN and "torchtitan" in row.source and "compile" not in notes:
+        stack = TORCHTITAN_EAGER
+    if "async tp" in notes or "asynctp" in notes:
+        stack = replace(stack, overlap_tensor=True)
+    if re.search(r"\bflash", notes) and stack.attention != "flash":
+        stack = replace(stack, attention="flash")
+    return stack
