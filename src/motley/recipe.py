@@ -16,7 +16,7 @@ from typing import Any, Literal
 from motley.errors import RecipeError
 from motley.model.config import ModelConfig
 from motley.model.named import model_named
-from motley.schema import build, load_toml, require_positive
+from motley.schema import as_table, build, load_toml, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +156,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tables, with unset keys left out; `parse_recipe` reads them back."""
-        table: dict[str, Any] = _without_none(dataclasses.asdict(self))
-        return table
+        return as_table(self)
 
     @property
     def digest(self) -> str:
@@ -193,8 +192,7 @@ def _with_preset(table: dict[str, Any], where: str, folder: Path) -> dict[str, A
     preset = own.pop("preset")
     if not isinstance(preset, str):
         raise RecipeError(f"{where}.preset: expected a model's name, found {preset}.")
-    named: dict[str, Any] = _without_none(dataclasses.asdict(model_named(preset, folder)))
-    return _laid_over(named, own)
+    return _laid_over(as_table(model_named(preset, folder)), own)
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -209,9 +207,3 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _resolve(source: str, folder: Path) -> str:
     return source if source == "python-stdlib" else str((folder / source).resolve())
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return list(value) if isinstance(value, tuple) else value

@@ -65,6 +65,18 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[InputE
         raise error(f"{where}.{cause}") from None
 
 
+def as_table(instance: Any) -> dict[str, Any]:
+    """A dataclass as plain tables with unset keys left out; `build` reads them back."""
+    table: dict[str, Any] = _without_none(dataclasses.asdict(instance))
+    return table
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _convert(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):

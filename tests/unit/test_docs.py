@@ -18,7 +18,7 @@ from motley.chips.catalog import look_up
 from motley.chips.chip import Chip, Link
 from motley.cli.main import app
 from motley.cluster import Cluster, load_cluster, parse_cluster
-from motley.model.config import ModelConfig, RopeScaling
+from motley.model.config import LatentAttention, MixtureOfExperts, ModelConfig, RopeScaling
 from motley.model.counts import model_counts
 from motley.model.presets import PRESETS
 from motley.plan import Plan, search, validate
@@ -42,6 +42,8 @@ CLUSTERS = sorted((ROOT / "clusters").glob("*.toml"))
 SECTIONS: list[tuple[str, str, type]] = [
     ("recipe.md", "[model]", ModelConfig),
     ("recipe.md", "[model.rope_scaling]", RopeScaling),
+    ("recipe.md", "[model.mixture]", MixtureOfExperts),
+    ("recipe.md", "[model.latent]", LatentAttention),
     ("recipe.md", "[data]", DataConfig),
     ("recipe.md", "[batch]", BatchConfig),
     ("recipe.md", "[optimizer]", OptimizerConfig),
@@ -51,7 +53,7 @@ SECTIONS: list[tuple[str, str, type]] = [
     ("cluster.md", "[[chip]]", Chip),
     ("cluster.md", "[[link]]", Link),
 ]
-NOT_FIELDS = {"[[chip]]": {"count": 1}}
+NOT_FIELDS: dict[str, dict[str, Any]] = {"[[chip]]": {"count": 1}, "[model]": {"preset": None}}
 """Keys that the reader of the file takes itself."""
 
 PAIRS = [

@@ -32,19 +32,6 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
 }
 EVERY_LAYER = [(name, layer) for name in SHAPES for layer in (0, 1, 3)]
-PUBLISHED_TOTALS = {
-    "gpt2": 124_439_808,
-    "gpt2-medium": 354_823_168,
-    "gpt2-large": 774_030_080,
-    "gpt2-xl": 1_557_611_200,
-    "llama3-8b": 8_030_261_248,
-    "llama3.1-8b": 8_030_261_248,
-    "llama3.2-1b": 1_235_814_400,
-    "qwen3-0.6b": 596_049_920,
-    "qwen3-1.7b": 1_720_574_976,
-    "qwen3-4b": 4_022_468_096,
-    "qwen3-8b": 8_190_735_360,
-}
 
 
 def built(config: ModelConfig, layer: int, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -172,15 +159,6 @@ def test_attention_flops_count_causal_pairs() -> None:
     with_attention = layer_counts(config, 1, CONTEXT, "fp32").forward_flops
     without = 2.0 * CONTEXT * 12 * config.width**2
     assert with_attention - without == 2 * 2 * config.width * pairs
-
-
-@pytest.mark.parametrize(("name", "total"), PUBLISHED_TOTALS.items())
-def test_presets_have_the_published_number_of_parameters(name: str, total: int) -> None:
-    assert model_counts(PRESETS[name], 1).parameters == total
-
-
-def test_every_preset_has_a_published_number() -> None:
-    assert set(PRESETS) == set(PUBLISHED_TOTALS)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from motley.errors import RecipeError
 from motley.model.config import ModelConfig
+from motley.model.presets import PRESETS
 from motley.recipe import (
     BatchConfig,
     CheckpointConfig,
@@ -218,6 +219,54 @@ def test_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:
     data = load_recipe(path).data
     assert data.corpus == (str(tmp_path / "text"), "python-stdlib", "/abs")
     assert data.tokenizer == str(tmp_path / "deep" / "t.json")
+
+
+def test_a_preset_is_the_model_and_other_keys_change_it() -> None:
+    named = parse_recipe({"model": {"preset": "Llama-3.1-8B"}})
+    assert named.model == PRESETS["llama3.1-8b"]
+    changes = {"layers": 2, "context": 512, "rope_scaling": {"factor": 2}}
+    changed = parse_recipe({"model": {"preset": "llama3.1-8b", **changes}}).model
+    scaling = PRESETS["llama3.1-8b"].rope_scaling
+    assert scaling is not None
+    assert changed == dataclasses.replace(
+        PRESETS["llama3.1-8b"],
+        layers=2,
+        context=512,
+        rope_scaling=dataclasses.replace(scaling, factor=2.0),
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_written_to_the_run_in_full(name: str) -> None:
+    recipe = parse_recipe({"model": {"preset": name}, "batch": {"sequence_length": 64}})
+    written = json.loads(json.dumps(recipe.to_dict()))
+    assert "preset" not in written["model"]
+    assert parse_recipe(written) == recipe
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"preset": "llama3-8bb"}, "Did you mean 'llama3-8b'?"),
+        ({"preset": 3}, "recipe.model.preset: expected a model's name, found 3."),
+        ({"preset": "gpt2", "widht": 3}, "recipe.model: unknown key 'widht'."),
+        ({"preset": "gpt2", "width": "wide"}, "recipe.model.width: expected a whole number"),
+        ({"preset": "mixtral-8x7b", "mixture": {"experts": 1}}, "2 of 1 experts"),
+        ({"preset": "none/config.json"}, "no such file"),
+    ],
+)
+def test_a_wrong_preset_is_refused(model: dict[str, Any], message: str) -> None:
+    assert message in refused({"model": model})
+
+
+def test_a_presets_path_starts_at_the_recipes_folder(tmp_path: Path) -> None:
+    (tmp_path / "shape.json").write_text(
+        '{"model_type": "gpt2", "n_layer": 3, "n_embd": 8, "n_head": 2, "n_positions": 256,'
+        ' "vocab_size": 300}'
+    )
+    (tmp_path / "recipe.toml").write_text('[model]\npreset = "shape.json"\nlayers = 5\n')
+    model = load_recipe(tmp_path / "recipe.toml").model
+    assert (model.layers, model.width, model.vocab_size) == (5, 8, 300)
 
 
 def test_a_recipe_cannot_be_changed() -> None:

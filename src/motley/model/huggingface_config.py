@@ -13,6 +13,7 @@ from motley.model import huggingface_layernorm, huggingface_rmsnorm
 from motley.model.config import ModelConfig
 from motley.model.huggingface_fields import ACTIVATIONS, Table
 from motley.model.trainable import require_trainable
+from motley.schema import as_table, build
 
 READERS = {**huggingface_layernorm.READERS, **huggingface_rmsnorm.READERS}
 """By `model_type`."""
@@ -34,7 +35,8 @@ def config_from_huggingface(config: Table) -> ModelConfig:
             remedy=nearest(kind, READERS) or f"Supported: {', '.join(sorted(READERS))}.",
         )
     try:
-        return READERS[kind](config)
+        # What is null or of a wrong type in the file is found when it is built strictly.
+        return build(ModelConfig, as_table(READERS[kind](config)), "config.json", RecipeError)
     except KeyError as cause:
         raise RecipeError(f"config.json: {cause} is missing.") from None
     except (TypeError, AttributeError):

@@ -13,7 +13,7 @@ def require_trainable(config: ModelConfig) -> None:
     missing = list(_not_computed(config))
     if missing:
         raise RecipeError(
-            f"the model can be planned but not trained: no layers here compute "
+            f"the model can be planned but not trained: motley's layers do not compute "
             f"{'; '.join(missing)}.",
             remedy="Train a model without that, or train by the plan with software that has it.",
         )
