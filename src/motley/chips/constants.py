@@ -20,12 +20,15 @@ class Constants:
     misaligned_share: float
     flash_share: float
     fp8_share: float
+    fp8_row_share: float
     memory_share: float
     kernel_s: float
     launch_s: float
     link_share: float
+    pcie_share: float
     socket_share: float
     collective_s: float
+    tensor_hidden: float
     overlap_slowdown: float
     power_exponent: float
 

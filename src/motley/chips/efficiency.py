@@ -26,6 +26,10 @@ JOULES_PER_FLOP_2017 = 2.4e-12
 HALVING_YEARS = 2.6
 """In which the energy of a 16-bit FLOP halves: from V100 (2.4 pJ, 2017) to H100 (0.71 pJ, 2022)."""
 
+FLASH_OVER_MATMUL = 0.6
+"""Rate of a fused attention kernel over that of large products where it was not measured: between
+the A100 (0.84, for which FlashAttention-2 was written) and the H100 (0.42)."""
+
 UNKNOWN_UNITS = 100
 """Compute units of a chip that publishes none; only small products depend on it."""
 
@@ -36,6 +40,8 @@ class Efficiency:
 
     matmul_share: float
     """Of the quoted peak that large matrix products reach."""
+    flash_share: float
+    """Of the quoted peak that a fused attention kernel of 2023 (FlashAttention-2) reaches."""
     num_units: int
     """Units that each compute one tile of a product at a time."""
     measured: bool
@@ -48,6 +54,7 @@ class Reach:
 
     id: str
     matmul_tflops: float | None
+    flash_tflops: float | None
     num_units: int | None
     source: str
 
@@ -58,10 +65,11 @@ def reaches() -> Mapping[str, Reach]:
     text = resources.files("motley.chips").joinpath("reach.csv").read_text(encoding="utf-8")
     found = {}
     for row in csv.DictReader(text.splitlines()):
-        rate, units = row["matmul_tflops"], row["num_units"]
+        rate, flash, units = row["matmul_tflops"], row["flash_tflops"], row["num_units"]
         found[row["id"]] = Reach(
             id=row["id"],
             matmul_tflops=float(rate) if rate else None,
+            flash_tflops=float(flash) if flash else None,
             num_units=int(units) if units else None,
             source=row["source"],
         )
@@ -73,11 +81,16 @@ def efficiency_of(chip: CatalogChip) -> Efficiency:
     reach = reaches().get(chip.id)
     units = (reach and reach.num_units) or UNKNOWN_UNITS
     peak_tflops = max(chip.bf16_tflops or 0.0, chip.fp16_tflops or 0.0) or chip.fp32_tflops
-    if reach and reach.matmul_tflops and peak_tflops:
-        share = reach.matmul_tflops / peak_tflops
-        return Efficiency(matmul_share=share, num_units=units, measured=True)
-    share = UNTHROTTLED_SHARE * power_share(chip)
-    return Efficiency(matmul_share=share, num_units=units, measured=False)
+    share, flash = UNTHROTTLED_SHARE * power_share(chip), None
+    if reach and peak_tflops:
+        share = reach.matmul_tflops / peak_tflops if reach.matmul_tflops else share
+        flash = reach.flash_tflops / peak_tflops if reach.flash_tflops else None
+    return Efficiency(
+        matmul_share=share,
+        flash_share=flash or FLASH_OVER_MATMUL * share,
+        num_units=units,
+        measured=bool(reach and reach.matmul_tflops),
+    )
 
 
 def power_share(chip: CatalogChip) -> float:

@@ -85,7 +85,9 @@ def send_seconds(num_bytes: float, link: Link, constants: Constants = CONSTANTS)
 
 def reached_share(link: Link, constants: Constants = CONSTANTS) -> float:
     """Share of the link's bandwidth that messages get."""
-    return constants.link_share if link.source in ("quoted", "predicted") else 1.0
+    if link.source not in ("quoted", "predicted"):
+        return 1.0
+    return constants.pcie_share if link.kind.startswith("PCIe") else constants.link_share
 
 
 def tensor_spread(spread: Spread, tensor: int) -> Spread:

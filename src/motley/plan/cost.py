@@ -174,26 +174,28 @@ class _Messages(NamedTuple):
     data_forward_s: float
     data_backward_s: float
     overlap_data: bool
-    overlap_tensor: bool
+    tensor_hidden: float
+    """Share of the tensor-parallel messages that products hide."""
     slowdown: float
     """Share of hidden messages' time by which the work that hides them grows."""
 
 
 def _with_messages(alone: LayerTime, messages: _Messages) -> LayerTime:
     """Work and messages together, hidden where the stack hides them."""
-    forward = _hidden(alone.forward_s, messages.tensor_forward_s, messages, tensor=True)
-    backward = _hidden(alone.backward_s, messages.tensor_backward_s, messages, tensor=True)
+    exposed = 1.0 - messages.tensor_hidden
+    forward = alone.forward_s + exposed * messages.tensor_forward_s
+    backward = alone.backward_s + exposed * messages.tensor_backward_s
     return LayerTime(
-        _hidden(forward, messages.data_forward_s, messages, tensor=False),
-        _hidden(backward, messages.data_backward_s, messages, tensor=False),
+        _hidden(forward, messages.data_forward_s, messages),
+        _hidden(backward, messages.data_backward_s, messages),
         alone.weight_s,
     )
 
 
-def _hidden(work_s: float, message_s: float, messages: _Messages, *, tensor: bool) -> float:
+def _hidden(work_s: float, message_s: float, messages: _Messages) -> float:
     """Both after another, or beside each other: then the work is slowed while they travel, since
     collectives take compute units and memory bandwidth (Galvatron measures 1.1 to 1.3)."""
-    if not (messages.overlap_tensor if tensor else messages.overlap_data):
+    if not messages.overlap_data:
         return work_s + message_s
     hidden = min(work_s, message_s)
     return max(work_s, message_s) + messages.slowdown * hidden
@@ -219,7 +221,11 @@ def _messages(
         is_block = attention_core(config, layer) is not None
         count = 2 if is_block else 1
         tensor_forward = count * one
-        again = count if is_block and layout.recompute == "full" else 0
+        again = count if is_block and layout.recompute == "full" else 0.0
+        if is_block and stack.sequence_parallel:
+            # The inputs that were split along the sequence are gathered again for the gradients
+            # by the parameters: half an all-reduce each.
+            again += count / 2
         tensor_backward = (count + again) * one
     if layout.expert > 1:
         dispatch = _dispatch_seconds(config, layer, stream_bytes, layout, spread, stack)
@@ -237,7 +243,7 @@ def _messages(
         data_forward,
         data_backward,
         stack.overlap_data,
-        stack.overlap_tensor,
+        stack.constants.tensor_hidden if stack.overlap_tensor else 0.0,
         0.0 if emulated else stack.constants.overlap_slowdown,
     )
 

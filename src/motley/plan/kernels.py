@@ -20,6 +20,13 @@ TILE = 128
 """Rows and columns of the output that one unit computes at a time; libraries choose among several
 sizes, 128 x 128 to 256 x 128 for large products."""
 
+FLASH_GENERATIONS = {1: 0.5, 2: 1.0, 3: 1.6}
+"""Rates of FlashAttention's versions over that of the second: it is twice as fast as the first
+(arXiv 2307.08691), the third 1.5 to 2 times as fast as the second (arXiv 2407.08608)."""
+
+SHORTEST_SUM = 512
+"""Terms that libraries leave to each part of a split sum ("split-K") at least."""
+
 ALIGNMENT_BYTES = 16
 """Below this alignment of its rows a product leaves the fast path of tensor cores (NVIDIA, matrix
 multiplication guide)."""
@@ -53,11 +60,15 @@ def engine_of(chip: Chip, stack: Stack) -> Engine:
     reached = chip.flops_per_s[plain] * efficiency.matmul_share
     linear = reached * constants.matmul_share
     if precision == "fp8":
-        linear *= chip.flops_per_s["fp8"] / chip.flops_per_s[plain] * constants.fp8_share
+        share = constants.fp8_row_share if stack.fp8_rows else constants.fp8_share
+        linear *= chip.flops_per_s["fp8"] / chip.flops_per_s[plain] * share
     return Engine(
         linear_flops_per_s=linear,
         other_flops_per_s=reached * constants.matmul_share,
-        flash_flops_per_s=reached * constants.flash_share,
+        flash_flops_per_s=chip.flops_per_s[plain]
+        * efficiency.flash_share
+        * constants.flash_share
+        * FLASH_GENERATIONS[stack.flash_generation],
         bandwidth_bytes_per_s=chip.memory_bandwidth_bytes_per_s * constants.memory_share,
         num_units=efficiency.num_units,
         element_bytes=BYTES_PER_ELEMENT[precision],
@@ -85,8 +96,10 @@ def matmul_seconds(engine: Engine, matmul: Matmul) -> float:
     rows, inner, columns, count, linear = matmul
     rate = engine.linear_flops_per_s if linear else engine.other_flops_per_s
     tiles = count * _tiles(rows) * _tiles(columns)
-    waves = max(tiles / engine.num_units, 1.0) + engine.lost_waves
-    by_engine = waves * 2.0 * TILE * TILE * inner * engine.num_units / rate
+    # Few tiles with long sums are split along the sum, so that all units have work.
+    parts = min(max(engine.num_units / tiles, 1.0), max(inner / SHORTEST_SUM, 1.0))
+    waves = max(tiles * parts / engine.num_units, 1.0) + engine.lost_waves
+    by_engine = waves * 2.0 * TILE * TILE * inner / parts * engine.num_units / rate
     if not (aligned(inner, engine.element_bytes) and aligned(columns, engine.element_bytes)):
         by_engine /= engine.misaligned_share
     moved = count * engine.element_bytes * (rows * inner + inner * columns + rows * columns)

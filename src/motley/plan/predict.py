@@ -107,12 +107,20 @@ def _bounds(case: Case, stage: int) -> tuple[int, int]:
     blocks, stages = case.config.layers, case.num_stages
     if case.partition is not None and len(case.partition) == stages + 1:
         first, last = case.partition[stage], case.partition[stage + 1]
+    elif case.stack.balance == "layers":
+        return _even(case.config.num_layers, stages, stage)
     else:
-        first, last = blocks * stage // stages, blocks * (stage + 1) // stages
+        first, last = _even(blocks, stages, stage)
     return (
         0 if stage == 0 else first + 1,
         case.config.num_layers if stage == stages - 1 else last + 1,
     )
+
+
+def _even(count: int, stages: int, stage: int) -> tuple[int, int]:
+    """Bounds of one of `stages` even parts; the first parts have the odd ones."""
+    size, odd = divmod(count, stages)
+    return stage * size + min(stage, odd), (stage + 1) * size + min(stage + 1, odd)
 
 
 def _stages(case: Case, kinds: tuple[int, ...]) -> list[_Stage]:

@@ -97,6 +97,9 @@ def case_of(
     if network.assumed:
         assumed.append(network.assumed)
     sharding = _sharding(row.zero_or_fsdp)
+    if sharding == "full" and stages > 1:
+        sharding = "optimizer"
+        assumed.append("in a pipeline parameters stay gathered for the whole step")
     inside = data if sharding == "full" else 1
     if "hsdp" in row.zero_or_fsdp.lower():
         inside = max(1, min(data, network.per_node // tensor))
@@ -165,10 +168,10 @@ def _degrees(
     if data is None:
         data = max(1, num_chips // (tensor * stages * context))
     if tensor * stages * data * context != num_chips:
-        assumed.append(
-            f"tp x pp x dp is {tensor * stages * data * context} of {num_chips} chips: dp counts"
+        raise Incomplete(
+            f"contradiction: tp {tensor} x pp {stages} x dp {data}"
+            f"{f' x cp {context}' if context > 1 else ''} is not n_chips {num_chips}"
         )
-        data = max(1, num_chips // (tensor * stages * context))
     return tensor, stages, data
 
 
@@ -221,9 +224,9 @@ def _partition(notes: str, blocks: int) -> tuple[int, ...] | None:
     """Bounds of stages over blocks, from "stage partition over N ops [...]" or "5-7-7-7"."""
     match = re.search(r"partition over (\d+) ops \[([\d, ]+)\]", notes)
     if match:
-        # Operations are the embedding and its kin, the blocks, and norm, head and loss.
+        # Megatron-DeepSpeed's list: embedding, a transpose, the blocks, then norm, head and loss.
         bounds = [int(part) for part in match.group(2).split(",")]
-        before = (int(match.group(1)) - blocks) // 2
+        before = min(2, int(match.group(1)) - blocks)
         return tuple(min(max(bound - before, 0), blocks) for bound in bounds)
     match = re.search(r"layers per stage ((?:\d+-)+\d+)", notes)
     if match is None:
@@ -286,7 +289,12 @@ def _chip(named: NamedChip, text: str, stack: Stack, constants: Constants | None
 def _local(chip: CatalogChip) -> Link:
     """Between the chips of a node; PCIe 4.0 x16 where the catalog has no link."""
     rate = (chip.link_gbps or 31.0) * 1e9
-    return Link(bandwidth_bytes_per_s=rate, latency_s=LOCAL_LATENCY_S, source="quoted")
+    return Link(
+        kind=chip.link or "PCIe",
+        bandwidth_bytes_per_s=rate,
+        latency_s=LOCAL_LATENCY_S,
+        source="quoted",
+    )
 
 
 def _network_link(network: Network, stack: Stack) -> Link:

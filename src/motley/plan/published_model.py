@@ -43,6 +43,7 @@ def config_of(
     if vocabulary is None:
         vocabulary = DEFAULT_VOCABULARY
         assumed.append(f"vocabulary not given: {vocabulary}")
+    vocabulary = padded(vocabulary, row.tp or 1)
     heads = row.n_heads or _heads(row, siblings, assumed)
     if row.d_model % heads:
         raise Incomplete(f"n_heads: {heads} heads do not divide the width {row.d_model}")
@@ -66,6 +67,13 @@ def named_shape(name: str) -> ModelConfig | None:
     return None
 
 
+def padded(vocabulary: int, tensor: int) -> int:
+    """The rows that frameworks give the embedding: a multiple of 128 for each chip of a tensor
+    group (Megatron-LM, --make-vocab-size-divisible-by)."""
+    unit = 128 * tensor
+    return -(-vocabulary // unit) * unit
+
+
 def _plain(name: str) -> str:
     """ "Llama-2-7B (bf16)" -> "llama27b"."""
     return re.sub(r"[^a-z0-9.]", "", re.sub(r"\(.*?\)", "", name.lower()))
@@ -78,7 +86,7 @@ def _agrees(config: ModelConfig, row: PublishedRow) -> bool:
 def _with_vocabulary(config: ModelConfig, row: PublishedRow, length: int) -> ModelConfig:
     return dataclasses.replace(
         config,
-        vocab_size=row.vocab or config.vocab_size,
+        vocab_size=padded(row.vocab or config.vocabulary, row.tp or 1),
         context=max(config.context, length),
     )
 

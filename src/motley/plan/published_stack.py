@@ -47,6 +47,8 @@ def _as_noted(stack: Stack, row: PublishedRow) -> Stack:
         stack = TORCHTITAN_EAGER
     if "async tp" in notes or "asynctp" in notes:
         stack = replace(stack, overlap_tensor=True)
+    if "rowwise" in row.precision.lower():
+        stack = replace(stack, fp8_rows=True)
     if re.search(r"\bflash", notes) and stack.attention != "flash":
         stack = replace(stack, attention="flash")
     return stack

@@ -33,6 +33,10 @@ class Stack:
     name: str
     attention: Literal["flash", "unfused"] = "flash"
     """Whether scores are kept in memory ("unfused") or never leave the chip (arXiv 2205.14135)."""
+    flash_generation: Literal[1, 2, 3] = 2
+    """Of the flash attention kernel (arXiv 2205.14135, 2307.08691, 2407.08608)."""
+    fp8_rows: bool = False
+    """Products in fp8 scale every row by itself, not the whole matrix."""
     compiled: bool = False
     """Pointwise operations of one place run as one kernel."""
     fused_softmax: bool = True
@@ -47,6 +51,8 @@ class Stack:
     """Gradients and sharded parameters travel while layers compute."""
     overlap_tensor: bool = False
     """Messages of tensor parallelism travel while matmuls compute (asynchronous TP)."""
+    balance: Literal["blocks", "layers"] = "blocks"
+    """What pipeline stages get equal numbers of: blocks, or layers with embedding and head."""
     scattered_boundary: bool = True
     """Chips of a tensor group each send a part of what passes to the next stage, not all of it."""
     parameter_bytes: int = 2
@@ -84,7 +90,7 @@ bias-dropout kernels, fp32 main gradients summed after the backward pass."""
 MEGATRON_DEEPSPEED = replace(
     MEGATRON_2021,
     name="megatron-deepspeed",
-    scattered_boundary=False,
+    balance="layers",
     gradient_bytes=2,
     exchange_bytes=2,
     footprint=DEEPSPEED_2021_FOOTPRINT,
@@ -113,7 +119,9 @@ DEEPSPEED = Stack(
 )
 """DeepSpeed ZeRO with a Hugging Face model: eager pointwise operations, flash attention."""
 
-LLM_FOUNDRY = Stack(name="llm-foundry", exchange_bytes=2, footprint=LLM_FOUNDRY_FOOTPRINT)
+LLM_FOUNDRY = Stack(
+    name="llm-foundry", flash_generation=1, exchange_bytes=2, footprint=LLM_FOUNDRY_FOOTPRINT
+)
 """MosaicML LLM Foundry 2023: FSDP, Triton flash attention, eager pointwise operations."""
 
 TORCHTITAN = Stack(
@@ -136,11 +144,9 @@ SAILOR = replace(
     MEGATRON_2021,
     name="sailor",
     fused_softmax=False,
-    parameter_bytes=4,
-    optimizer_bytes=28,
-    precision="fp32",
 )
-"""The research trainer of Sailor (SOSP 2025): Megatron's split of an OPT model, eager, in fp32."""
+"""The research trainer of Sailor (SOSP 2025): Megatron-DeepSpeed's split of an eager OPT model. Its
+published peaks of memory are those of 16-bit activations with kept scores."""
 
 STACKS: dict[str, Stack] = {
     stack.name: stack

@@ -20,6 +20,13 @@ FLASH_BACKWARD = 2.5
 """FLOPs of flash attention's backward pass over its forward pass: it computes the scores again,
 five products instead of two (arXiv 2205.14135)."""
 
+FUSED_SOFTMAX = (2.0, 3.0)
+"""Elements of the scores that one kernel for scale, mask and softmax reads and writes, forward and
+backward (Megatron-LM's scaled_upper_triang_masked_softmax)."""
+
+EAGER_SOFTMAX = (16.0, 14.0)
+"""The same as kernels of their own, in fp32 between two casts, as Hugging Face's models have it."""
+
 LOGIT_BYTES_FORWARD = 22
 """Per logit: written in 16 bits, read and widened to fp32, log-softmax reads and writes."""
 
@@ -185,7 +192,7 @@ def _core_work(
         )
     scores = Matmul(length, core.query_key_size, length, heads, False)
     mixed = Matmul(length, length, core.value_size, heads, False)
-    forward, backward = (4.0, 5.0) if stack.fused_softmax else (10.0, 10.0)
+    forward, backward = FUSED_SOFTMAX if stack.fused_softmax else EAGER_SOFTMAX
     if stack.dropout:
         forward, backward = forward + 2.5, backward + 2.5
     score_bytes = heads * float(length) * length * element_bytes
