@@ -8,6 +8,7 @@ is an error that names the place and the nearest known key. Range checks belong 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tomllib
 import types
 import typing
@@ -43,18 +44,13 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[InputE
     """An instance of the dataclass `cls` from `table`; `where` names the table in messages."""
     if not isinstance(table, Mapping):
         raise error(f"{where}: expected a table, found {_describe(table)}.")
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints, required = _shape(cls)
     for key in table:
-        if key not in fields:
-            known = ", ".join(fields)
-            hint = nearest(key, fields) or f"Known keys: {known}."
+        if key not in hints:
+            hint = nearest(key, hints) or f"Known keys: {', '.join(hints)}."
             raise error(f"{where}: unknown key '{key}'.", remedy=hint)
-    for name, field in fields.items():
-        required = (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        )
-        if required and name not in table:
+    for name in required:
+        if name not in table:
             raise error(f"{where}: '{name}' is missing.", remedy=f"Add {name} = ... to {where}.")
     values = {
         key: _convert(hints[key], value, f"{where}.{key}", error) for key, value in table.items()
@@ -65,16 +61,32 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[InputE
         raise error(f"{where}.{cause}") from None
 
 
+@functools.cache
+def _shape(cls: type) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The type of every field of a dataclass, and the names of those without a default."""
+    hints, fields = typing.get_type_hints(cls), dataclasses.fields(cls)
+    missing = dataclasses.MISSING
+    required = tuple(
+        field.name
+        for field in fields
+        if field.default is missing and field.default_factory is missing
+    )
+    return {field.name: hints[field.name] for field in fields}, required
+
+
 def as_table(instance: Any) -> dict[str, Any]:
     """A dataclass as plain tables with unset keys left out; `build` reads them back."""
-    table: dict[str, Any] = _without_none(dataclasses.asdict(instance))
-    return table
+    shape, _ = _shape(type(instance))
+    values = ((name, getattr(instance, name)) for name in shape)
+    return {name: _plain(value) for name, value in values if value is not None}
 
 
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return list(value) if isinstance(value, tuple) else value
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return as_table(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _convert(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:

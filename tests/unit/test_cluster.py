@@ -163,8 +163,8 @@ def test_an_unknown_chip_is_named_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({}, "cluster: no chips.\nAdd a [[chip]] table."),
-        ({"chip": []}, "cluster: no chips.\nAdd a [[chip]] table."),
+        ({}, "cluster: no chips.\nAdd a [[chip]] or a [[group]] table."),
+        ({"chip": []}, "cluster: no chips.\nAdd a [[chip]] or a [[group]] table."),
         ({"chip": chip()}, "cluster: 'chip' must be given as [[chip]] tables."),
         ({"chip": [3]}, "cluster: 'chip' must be given as [[chip]] tables."),
         ({"chips": [chip()]}, "cluster: unknown key 'chips'.\nDid you mean 'chip'?"),
@@ -195,7 +195,7 @@ def test_an_unknown_chip_is_named_with_the_nearest() -> None:
         ),
         (
             {"chip": [chip("alpha")], "link": [link("alpha", "zz")]},
-            "cluster: link names unknown 'zz'.\nName a chip, a node or '*'.",
+            "cluster: link names unknown 'zz'.\nName a chip, a node, a site or '*'.",
         ),
         (
             {"chip": [chip("a"), chip("b")], "link": [link("a", "b"), link("b", "a")]},
@@ -235,7 +235,7 @@ def test_a_price_out_of_range_is_refused(value: float) -> None:
 @pytest.mark.parametrize("value", [0, -2, 1.5, True, "2", 10**9])
 def test_a_count_out_of_range_is_refused(value: Any) -> None:
     message = refused({"chip": [chip(count=value)]})
-    assert message.startswith("cluster: chip 1.count: must be a whole number from 1 to 10000")
+    assert message.startswith("cluster: chip 1.count: must be a whole number from 1 to 100000")
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,12 @@ def _cell(hint: object, text: str) -> typing.Any:
     return kind(text)
 
 
+def _fits_in_part(wanted: str, chip_id: str) -> bool:
+    """Whether the id holds the text, or all its words in some order: "a100-80gb"."""
+    words = {re.sub(r"^(\d+)gb$", r"\1g", word) for word in wanted.split("-") if word}
+    return bool(words) and (wanted in chip_id or words <= set(chip_id.split("-")))
+
+
 def look_up(name: str) -> CatalogChip:
     """The chip of that id, with or without the vendor in front.
 
@@ -124,7 +130,7 @@ def look_up(name: str) -> CatalogChip:
     short = [chip for chip in chips.values() if chip.short_id == wanted]
     if len(short) == 1:
         return short[0]
-    partial = [chip.id for chip in chips.values() if wanted and wanted in chip.id]
+    partial = [chip.id for chip in chips.values() if _fits_in_part(wanted, chip.id)]
     if partial:
         fits = "fits one id only in part" if len(partial) == 1 else f"fits {len(partial)} ids"
         raise UnknownChipError(

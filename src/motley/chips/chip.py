@@ -62,6 +62,8 @@ class Chip:
             self, "memory_bytes", "memory_bandwidth_bytes_per_s", "training_efficiency", "power_w"
         )
         require_price(self, "usd_per_hour")
+        if self.price_source is not None and self.usd_per_hour is None:
+            raise ValueError("price_source: of a price that is not given; give usd_per_hour")
         for precision, rate in self.flops_per_s.items():
             if not rate > 0:
                 raise ValueError(f"flops_per_s.{precision}: must be above zero, found {rate}")
@@ -110,6 +112,8 @@ class Link:
     def __post_init__(self) -> None:
         require_positive(self, "bandwidth_bytes_per_s")
         require_price(self, "usd_per_gb")
+        if self.price_source is not None and self.usd_per_gb is None:
+            raise ValueError("price_source: of a price that is not given; give usd_per_gb")
         if self.unmetered and self.usd_per_gb is not None:
             raise ValueError("unmetered: contradicts usd_per_gb")
         if self.latency_s < 0:

@@ -6,7 +6,8 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from motley.chips.chip import Chip, Link
+from motley.chips.chip import DEFAULT_SITE, Chip, Link
+from motley.schema import as_table
 
 COMMENT_WIDTH = 96
 
@@ -37,35 +38,42 @@ def link_key(link: Link) -> str:
 def link_table(link: Link, comments: Sequence[str] = ()) -> str:
     """One commented `[[link]]` table."""
     first, second = (_text(end) for end in link.between)
-    lines = [
-        *_comment(comments),
-        "[[link]]",
-        f"between = [{first}, {second}]",
-        f"bandwidth_bytes_per_s = {_number(link.bandwidth_bytes_per_s)}",
-        f"latency_s = {_number(link.latency_s)}",
-        *(["emulated = true"] if link.emulated else []),
-        f"source = {_text(link.source)}",
-    ]
-    return "\n".join(lines) + "\n"
+    fields: dict[str, str | None] = {
+        "between": f"[{first}, {second}]",
+        "kind": _text(link.kind) if link.kind else None,
+        "bandwidth_bytes_per_s": _number(link.bandwidth_bytes_per_s),
+        "latency_s": _number(link.latency_s),
+        "usd_per_gb": _set_number(link.usd_per_gb),
+        "unmetered": "true" if link.unmetered else None,
+        "price_source": _set_text(link.price_source),
+        "emulated": "true" if link.emulated else None,
+        "source": _text(link.source),
+        "origin": _set_text(link.origin),
+    }
+    set_fields = [f"{field} = {text}" for field, text in fields.items() if text is not None]
+    return "\n".join([*_comment(comments), "[[link]]", *set_fields]) + "\n"
 
 
 def _chip_table(chip: Chip, comments: Comments) -> str:
     rates = ", ".join(
         f"{precision} = {_number(rate)}" for precision, rate in chip.flops_per_s.items()
     )
-    price = chip.usd_per_hour
     fields: dict[str, str | None] = {
         "name": _text(chip.name),
         "kind": _text(chip.kind),
         "node": _text(chip.node),
+        "site": None if chip.site == DEFAULT_SITE else _text(chip.site),
         "device": _text(chip.device),
         "emulated": "true" if chip.emulated else None,
         "precision": _text(chip.precision),
         "flops_per_s": f"{{ {rates} }}",
         "training_efficiency": _number(chip.training_efficiency),
+        "efficiency": _efficiency(chip),
         "memory_bytes": f"{chip.memory_bytes:_}",
         "memory_bandwidth_bytes_per_s": _number(chip.memory_bandwidth_bytes_per_s),
-        "usd_per_hour": None if price is None else _number(price),
+        "usd_per_hour": _set_number(chip.usd_per_hour),
+        "price_source": _set_text(chip.price_source),
+        "power_w": _set_number(chip.power_w),
         "source": _text(chip.source),
     }
     lines = [*_comment(comments.get(chip.name, ())), "[[chip]]"]
@@ -73,6 +81,17 @@ def _chip_table(chip: Chip, comments: Comments) -> str:
         lines += _comment(comments.get(f"{chip.name}.{field}", ()))
         lines += [] if text is None else [f"{field} = {text}"]
     return "\n".join(lines) + "\n"
+
+
+def _efficiency(chip: Chip) -> str | None:
+    if chip.efficiency is None:
+        return None
+    values = as_table(chip.efficiency).items()
+    listed = ", ".join(
+        f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
+        for key, value in values
+    )
+    return f"{{ {listed} }}"
 
 
 def _comment(paragraphs: Sequence[str]) -> list[str]:
@@ -88,6 +107,14 @@ def _comment(paragraphs: Sequence[str]) -> list[str]:
 def _text(value: str) -> str:
     """A TOML string. JSON escapes the same characters, but for DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _set_text(value: str | None) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _set_number(value: float | None) -> str | None:
+    return None if value is None else _number(value)
 
 
 def _number(value: float) -> str:

@@ -23,14 +23,22 @@ from motley.units import Precision
 QUOTED_TRAINING_EFFICIENCY = 0.45
 
 
-def quoted_fields(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def quoted_fields(kind: str, given: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """The fields of a `Chip` of that catalog id, with what the user `given` on top.
 
     `UnknownChipError` if the id is unknown (with the nearest one) or lacks a figure that a plan
-    needs and the user does not give.
+    needs and the user does not give; `where` names the table.
     """
-    chip = look_up(kind)
+    try:
+        return _with_quotes(look_up(kind), given)
+    except UnknownChipError as error:
+        place = f"{where}: " if where else ""
+        raise UnknownChipError(place + error.message, remedy=error.remedy) from None
+
+
+def _with_quotes(chip: CatalogChip, given: Mapping[str, Any]) -> dict[str, Any]:
     rates = given.get("flops_per_s") or quoted_rates(chip)
+    precision = training_precision(rates)
     found: dict[str, Any] = {
         "flops_per_s": rates or None,
         "memory_bytes": chip.memory_bytes,
@@ -39,12 +47,12 @@ def quoted_fields(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "training_efficiency": QUOTED_TRAINING_EFFICIENCY,
         "efficiency": _efficiency(chip, given),
-        "precision": training_precision(rates),
+        "precision": precision if precision in rates else None,
         "device": chip.torch_device,
         "power_w": chip.tdp_w,
         "source": "quoted",
     }
-    if "usd_per_hour" not in given:
+    if not {"usd_per_hour", "price_source"} & given.keys():
         found["usd_per_hour"] = chip.cloud_usd_per_hour
         found["price_source"] = chip.cloud_source
     fields = {**found, **given, "kind": chip.id}
@@ -71,16 +79,14 @@ def _efficiency(chip: CatalogChip, given: Mapping[str, Any]) -> dict[str, Any] |
 _PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32", "fp8")
 
 
-def training_precision(rates: Mapping[Precision, float]) -> Precision | None:
+def training_precision(rates: Mapping[Precision, float]) -> Precision:
     """bf16 where the chip has it, else fp16 if that is faster than fp32, else fp32.
 
-    None without any of these; fp8 must be asked for.
+    fp8 must be asked for.
     """
     if "bf16" in rates:
         return "bf16"
-    if "fp32" in rates and rates["fp32"] >= rates.get("fp16", 0.0):
-        return "fp32"
-    return "fp16" if "fp16" in rates else None
+    return "fp16" if rates.get("fp16", 0.0) > rates.get("fp32", 0.0) else "fp32"
 
 
 _COLUMNS = {
