@@ -1,4 +1,4 @@
-"""GPT-2, Llama, Qwen2 and Qwen3 models of Hugging Face, in both directions: `config.json` and state dict.
+"""Hugging Face models of GPT-2, Llama and Qwen, in both directions: `config.json` and state dict.
 
 Tested with transformers 5.23, whose logits, losses and gradients ours equal.
 """
