@@ -23,6 +23,7 @@ from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.data import PreparedData
 from motley.plan.build import even_pipeline
+from motley.plan.layout import Layout
 from motley.plan.memory import stage_memory
 from motley.plan.search import search
 from motley.recipe import Recipe, parse_recipe
@@ -76,7 +77,7 @@ def smallest_memory(recipe: Recipe) -> int:
         (0, recipe.model.num_layers),
         num_in_flight=1,
         micro_batch_size=1,
-        recompute=True,
+        layout=Layout(recompute="full"),
     ).total_bytes
 
 

@@ -122,7 +122,7 @@ def test_recompute_changes_nothing(
     cluster = jobs.cluster("fp32", "fp32")
     plan = jobs.plan_of(recipe, cluster, (((0, 0, 3), (1, 3, 6)), 4, 16))
     (replica,) = plan.replicas
-    stages = tuple(dataclasses.replace(stage, recompute=True) for stage in replica.stages)
+    stages = tuple(dataclasses.replace(stage, recompute="full") for stage in replica.stages)
     plan = dataclasses.replace(plan, replicas=(dataclasses.replace(replica, stages=stages),))
     losses = jobs.losses(jobs.train(tmp_path / "run", recipe, cluster, plan, data))
     assert losses[1] == pytest.approx(reference[1], rel=1e-5)

@@ -25,7 +25,7 @@ PLAN = Plan(
     cluster_digest="c",
     replicas=tuple(
         Replica(
-            stages=(Stage(chip=chip, first_layer=0, last_layer=4, precision="fp32"),),
+            stages=(Stage(chips=(chip,), first_layer=0, last_layer=4, precision="fp32"),),
             num_samples=1,
             micro_batch_size=1,
         )

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from motley.chips.chip import Link
 from motley.cluster import Cluster
 from motley.errors import NoPlanError, RecipeError
-from motley.plan.classes import chip_classes
+from motley.plan.blocks import single_chips
+from motley.plan.classes import block_classes
+from motley.plan.layout import Layout
 from motley.plan.memory import stage_memory
 from motley.plan.plan import Plan
 from motley.plan.refine import LARGER_MICRO_BATCH
@@ -35,7 +37,7 @@ def least_memory(recipe: Recipe) -> int:
         (0, recipe.model.num_layers),
         num_in_flight=1,
         micro_batch_size=1,
-        recompute=True,
+        layout=Layout(recompute="full"),
     ).total_bytes
 
 
@@ -127,8 +129,8 @@ def test_a_stage_recomputes_only_where_it_must() -> None:
     recipe = make_recipe(layers=6, width=128, global_batch=1)
     roomy = search(recipe, make_cluster([1e9]))
     tight = search(recipe, make_cluster([1e9], [1.001 * least_memory(recipe)]))
-    assert not roomy.replicas[0].stages[0].recompute
-    assert tight.replicas[0].stages[0].recompute
+    assert roomy.replicas[0].stages[0].recompute == "none"
+    assert tight.replicas[0].stages[0].recompute == "full"
     assert tight.step_s > roomy.step_s
     assert any("recomputes" in reason for reason in tight.reasons)
 
@@ -163,16 +165,12 @@ def test_an_unknown_vocabulary_is_an_error() -> None:
 
 def test_chips_alike_are_one_class_and_odd_links_part_them() -> None:
     cluster = make_cluster([1e9, 2e9, 1e9, 1e9])
-    members = chip_classes(cluster, cluster.chips).members
-    assert [[chip.name for chip in chips] for chips in members] == [["a", "c", "d"], ["b"]]
+    members = block_classes(cluster, single_chips(cluster)).members
+    assert members == ((("a",), ("c",), ("d",)), (("b",),))
     odd = Link(between=("a", "b"), bandwidth_bytes_per_s=1e6)
     parted = dataclasses.replace(cluster, links=(*cluster.links, odd))
-    classes = chip_classes(parted, parted.chips)
-    assert [[chip.name for chip in chips] for chips in classes.members] == [
-        ["a"],
-        ["b"],
-        ["c", "d"],
-    ]
+    classes = block_classes(parted, single_chips(parted))
+    assert classes.members == ((("a",),), (("b",),), (("c",), ("d",)))
     assert classes.link(0, 1).bandwidth_bytes_per_s == 1e6
     assert not classes.uniform
 

@@ -15,14 +15,14 @@ from motley.model.counts import layer_counts
 from motley.plan.build import build_plan, even_data_parallel, even_pipeline
 from motley.plan.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.cost import (
-    OPTIMIZER_BYTES_PER_PARAMETER,
     backward_flops,
     boundary_bytes,
     forward_flops,
     layer_cost,
 )
-from motley.plan.memory import held_parameters
+from motley.plan.held import held_parameters
 from motley.plan.simulate import simulate
+from motley.plan.stack import MOTLEY
 from motley.plan.sync import all_reduce_seconds, gradient_buckets
 from motley.recipe import Recipe
 from plan_cases import ETHERNET, make_chip, make_cluster, make_recipe
@@ -41,7 +41,7 @@ def test_one_chip_alone_computes_without_a_pause() -> None:
     plan = build_plan((ReplicaChoice((StageChoice(0, 0, 8),), 3, 16),), recipe, cluster)
     held = held_parameters(recipe.model, 0, 8)
     expected = 16 * sum(stage_flops(recipe, 0, 8)) / 1e9
-    expected += OPTIMIZER_BYTES_PER_PARAMETER * held / 1e12
+    expected += MOTLEY.optimizer_bytes * held / 1e12
     simulation = simulate(plan, recipe, cluster)
     assert plan.step_s == simulation.step_s == pytest.approx(expected)
     assert plan.tokens_per_s == pytest.approx(16 * 64 / expected)
@@ -56,7 +56,7 @@ def test_two_stages_and_one_micro_batch_by_hand() -> None:
     split = (ReplicaChoice((StageChoice(0, 0, 4), StageChoice(1, 4, 8)), 2, 2),)
     first, second = stage_flops(recipe, 0, 4), stage_flops(recipe, 4, 8)
     message = 2 * 64 * 64 * 4 / 1e6 + 0.01
-    expected = OPTIMIZER_BYTES_PER_PARAMETER * held_parameters(recipe.model, 0, 4) / 1e12
+    expected = MOTLEY.optimizer_bytes * held_parameters(recipe.model, 0, 4) / 1e12
     expected += 2 * sum(first) / 1e9 + 2 * sum(second) / 2e9 + 2 * message
     assert build_plan(split, recipe, cluster).step_s == pytest.approx(expected)
 

@@ -54,14 +54,14 @@ def test_replicas_that_are_cut_differently_have_their_own_holders() -> None:
         replicas=(
             Replica(
                 stages=(
-                    Stage(chip="a", first_layer=0, last_layer=2, precision="fp32"),
-                    Stage(chip="b", first_layer=2, last_layer=6, precision="fp32"),
+                    Stage(chips=("a",), first_layer=0, last_layer=2, precision="fp32"),
+                    Stage(chips=("b",), first_layer=2, last_layer=6, precision="fp32"),
                 ),
                 num_samples=2,
                 micro_batch_size=1,
             ),
             Replica(
-                stages=(Stage(chip="c", first_layer=0, last_layer=6, precision="fp32"),),
+                stages=(Stage(chips=("c",), first_layer=0, last_layer=6, precision="fp32"),),
                 num_samples=2,
                 micro_batch_size=1,
             ),

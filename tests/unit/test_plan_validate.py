@@ -13,7 +13,7 @@ from motley.errors import NoPlanError, PlanMismatchError
 from motley.plan.build import build_plan
 from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.plan import Plan, Replica, Stage, load_plan
-from motley.plan.validate import validate
+from motley.plan.validate import require_executable, validate
 from plan_cases import make_cluster, make_recipe
 
 RECIPE = make_recipe(global_batch=8)
@@ -54,8 +54,13 @@ Edit = Callable[[Plan], Plan]
     ("edit", "message"),
     [
         (lambda p: dataclasses.replace(p, replicas=()), "no replica"),
-        (lambda p: with_stage(p, 0, 0, chip="aa"), "chip 'aa', which cluster 'test' does not have"),
-        (lambda p: with_stage(p, 0, 0, chip="c"), "chip 'c' has 2 stages"),
+        (
+            lambda p: with_stage(p, 0, 0, chips=("aa",)),
+            "chip 'aa', which cluster 'test' does not have",
+        ),
+        (lambda p: with_stage(p, 0, 0, chips=("c",)), "chip 'c' has 2 stages"),
+        (lambda p: with_stage(p, 0, 0, chips=("a", "b")), r"names 2 chips for 1 x 1"),
+        (lambda p: with_stage(p, 0, 0, tensor=2), r"names 1 chips for 2 x 1"),
         (lambda p: with_stage(p, 0, 0, precision="bf16"), "chip 'a' has no rate for bf16"),
         (lambda p: with_stage(p, 0, 1, first_layer=4), "must begin with 3"),
         (lambda p: with_stage(p, 0, 0, last_layer=0), "have one at least"),
@@ -72,6 +77,21 @@ def test_each_mistake_is_named(edit: Edit, message: str) -> None:
     assert info.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda p: with_stage(p, 0, 0, recompute="selective"), "recomputes attention only"),
+        (lambda p: with_stage(p, 0, 0, chips=("a", "d"), data=2), "2 x a ... d share a stage"),
+        (lambda p: with_replica(p, 0, schedule="zero-bubble"), "schedule 'zero-bubble'"),
+    ],
+)
+def test_what_can_only_be_planned_is_not_trained(edit: Edit, reason: str) -> None:
+    require_executable(PLAN)
+    with pytest.raises(PlanMismatchError, match=reason) as info:
+        require_executable(edit(PLAN))
+    assert "--trainable" in info.value.remedy
+
+
 def test_memory_is_a_hard_limit() -> None:
     chips = (dataclasses.replace(CLUSTER.chips[0], memory_bytes=2**20), *CLUSTER.chips[1:])
     with pytest.raises(NoPlanError, match=r"chip 'a' needs .* and has 1 MiB: .* are lacking"):
@@ -79,6 +99,6 @@ def test_memory_is_a_hard_limit() -> None:
 
 
 def test_a_stage_says_what_it_is() -> None:
-    stage = Stage(chip="a", first_layer=0, last_layer=2, precision="fp32")
+    stage = Stage(chips=("a",), first_layer=0, last_layer=2, precision="fp32")
     assert list(stage.layers) == [0, 1]
     assert Replica(stages=(stage,), num_samples=5, micro_batch_size=2).num_micro_batches == 3

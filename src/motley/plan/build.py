@@ -7,39 +7,52 @@ what the search has gained, and benchmarks measure them as baselines.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from motley.cluster import Cluster
+from motley.plan.blocks import Names, single_chips
 from motley.plan.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.evaluate import Evaluator
 from motley.plan.plan import Plan, Replica, Stage
 from motley.plan.refine import micro_batch_sizes
-from motley.plan.schedule import in_flight
 from motley.plan.simulate import cluster_evaluator, simulate
+from motley.plan.space import TRAINABLE, Space
+from motley.plan.stack import MOTLEY, Stack
+from motley.plan.tables import kept_by
 from motley.recipe import Recipe
 
 
-def build_plan(split: Split, recipe: Recipe, cluster: Cluster) -> Plan:
-    """The plan of a split over the cluster's chips, with predictions, without reasons.
+def build_plan(
+    split: Split,
+    recipe: Recipe,
+    cluster: Cluster,
+    groups: Sequence[Names] | None = None,
+    *,
+    space: Space = TRAINABLE,
+    stack: Stack = MOTLEY,
+) -> Plan:
+    """The plan of a split over groups of the cluster's chips, with predictions, without reasons.
 
-    Stages recompute if they do not fit otherwise. Nothing is refused: a stage that needs more than
-    its chip has says so in `memory_bytes`.
+    Unset `groups` are the chips one by one. Stages get the fastest layouts that fit. Nothing is
+    refused: a stage that needs more than its chips have says so in `memory_bytes`.
     """
-    evaluator = cluster_evaluator(recipe, cluster)
-    used = {stage.chip for replica in split for stage in replica.stages}
+    known = tuple(groups) if groups is not None else single_chips(cluster)
+    evaluator = cluster_evaluator(recipe, cluster, known, space=space, stack=stack)
+    used = {name for replica in split for stage in replica.stages for name in known[stage.block]}
     plan = Plan(
         recipe_digest=recipe.digest,
         cluster_digest=cluster.digest,
-        replicas=tuple(_replica(evaluator, replica) for replica in split),
-        idle_chips=tuple(
-            chip.name for index, chip in enumerate(cluster.chips) if index not in used
-        ),
+        replicas=tuple(_replica(evaluator, replica, known) for replica in split),
+        idle_chips=tuple(chip.name for chip in cluster.chips if chip.name not in used),
     )
-    return with_predictions(plan, recipe, cluster)
+    return with_predictions(plan, recipe, cluster, stack=stack)
 
 
-def with_predictions(plan: Plan, recipe: Recipe, cluster: Cluster) -> Plan:
+def with_predictions(
+    plan: Plan, recipe: Recipe, cluster: Cluster, *, stack: Stack = MOTLEY
+) -> Plan:
     """The plan with simulated time, tokens/s and busy shares."""
-    simulation = simulate(plan, recipe, cluster)
+    simulation = simulate(plan, recipe, cluster, stack=stack)
     busy = iter(simulation.busy_share)
     replicas = tuple(
         dataclasses.replace(
@@ -59,24 +72,21 @@ def with_predictions(plan: Plan, recipe: Recipe, cluster: Cluster) -> Plan:
     )
 
 
-def _replica(evaluator: Evaluator, replica: ReplicaChoice) -> Replica:
-    num_stages = len(replica.stages)
+def _replica(evaluator: Evaluator, replica: ReplicaChoice, groups: Sequence[Names]) -> Replica:
+    layouts = evaluator.layouts(replica)
     stages = []
-    for position, stage in enumerate(replica.stages):
-        chip = evaluator.chips[stage.chip]
-        kept = in_flight(position, num_stages, replica.num_micro_batches)
-        flag = evaluator.recompute(stage, kept, replica.micro_batch_size)
-        recompute = flag is not False
+    for position, (stage, kept) in enumerate(zip(replica.stages, kept_by(replica), strict=True)):
+        chip = evaluator.blocks[stage.block].chip
+        layout = layouts[position] if layouts else evaluator.smallest_layout(stage, kept, replica)
+        need = evaluator.memory(stage, kept, replica.micro_batch_size, layout)
         stages.append(
             Stage(
-                chip=chip.name,
+                chips=groups[stage.block],
                 first_layer=stage.first_layer,
                 last_layer=stage.last_layer,
                 precision=chip.precision,
-                recompute=recompute,
-                memory_bytes=evaluator.memory_bytes(
-                    stage, kept, replica.micro_batch_size, recompute
-                ),
+                **layout._asdict(),
+                memory_bytes=need.total_bytes,
                 available_bytes=chip.memory_bytes,
             )
         )
@@ -84,6 +94,7 @@ def _replica(evaluator: Evaluator, replica: ReplicaChoice) -> Replica:
         stages=tuple(stages),
         num_samples=replica.num_samples,
         micro_batch_size=replica.micro_batch_size,
+        schedule=replica.schedule,
     )
 
 

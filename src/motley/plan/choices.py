@@ -1,14 +1,36 @@
-"""Splits while they are searched for: light tuples, with chips by their place in a list."""
+"""Splits while they are searched for: light tuples, with blocks of chips by their place in a list."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from motley.chips.chip import Chip
+from motley.cluster import Spread
+from motley.plan.schedule import Schedule
+
+
+class Block(NamedTuple):
+    """Alike chips that hold a stage together; the smallest is one chip."""
+
+    chip: Chip
+    """One of them."""
+    spread: Spread
+    """How many they are and how they are connected."""
+
+    @property
+    def num_chips(self) -> int:
+        return self.spread.num_chips
+
+    @property
+    def training_flops_per_s(self) -> float:
+        """Of all its chips together."""
+        return self.num_chips * self.chip.training_flops_per_s
+
 
 class StageChoice(NamedTuple):
-    """Layers [first_layer, last_layer) on a chip, by its place in the evaluator's list."""
+    """Layers [first_layer, last_layer) on a block, by its place in the evaluator's list."""
 
-    chip: int
+    block: int
     first_layer: int
     last_layer: int
 
@@ -19,6 +41,14 @@ class ReplicaChoice(NamedTuple):
     stages: tuple[StageChoice, ...]
     micro_batch_size: int
     num_samples: int
+    schedule: Schedule = "1f1b"
+    devices: tuple[int, ...] = ()
+    """With an interleaved schedule, which of the replica's groups holds each (virtual) stage."""
+
+    @property
+    def held_by(self) -> tuple[int, ...]:
+        """The group of each stage, by its place in the replica."""
+        return self.devices or tuple(range(len(self.stages)))
 
     @property
     def num_micro_batches(self) -> int:

@@ -1,33 +1,41 @@
 """What a split gives: does it fit, and how long is a step. The search asks this thousands of times.
 
-An `Evaluator` knows one recipe and a list of chips, and remembers what it has computed. In the
-search one chip stands for all alike; to predict a plan the list is the cluster's.
+An `Evaluator` knows one recipe and a list of blocks of chips, and remembers what it has computed.
+In the search one block stands for all alike; to predict a plan the list is what its stages use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from motley.chips.chip import Chip, Link
-from motley.plan.choices import ReplicaChoice, Split, StageChoice
+from motley.chips.chip import Link
+from motley.plan.choices import Block, ReplicaChoice, Split, StageChoice
+from motley.plan.layout import Layout
 from motley.plan.pipeline import (
-    LONG_RUN,
     ActionTime,
     PipelineCost,
     extrapolate_pipeline,
+    gradients_complete,
     run_pipeline,
 )
-from motley.plan.sync import all_reduce_seconds, buckets_of, lowest_layer
+from motley.plan.space import TRAINABLE, Space
+from motley.plan.stack import MOTLEY, Stack
+from motley.plan.sync import all_reduce_seconds, buckets_of, group_exchange_seconds, lowest_layer
 from motley.plan.tables import StageTables
 from motley.recipe import Recipe
+
+_Laid = tuple[tuple[tuple[StageChoice, Layout], ...], ...]
+"""Every replica's stages with their layouts."""
 
 
 @dataclass(frozen=True)
 class ReplicaTimes:
     """When one replica is done; seconds from the beginning of the step."""
 
+    layouts: tuple[Layout, ...]
+    """Of its stages."""
     ready_s: tuple[float, ...]
     """When each layer's gradients are complete."""
     finish_s: float
@@ -45,70 +53,88 @@ class BucketTime:
 
 
 class Evaluator(StageTables):
-    """Time of splits of one recipe over some chips."""
+    """Time of splits of one recipe over some blocks of chips."""
 
     def __init__(
-        self, recipe: Recipe, chips: Sequence[Chip], link: Callable[[int, int], Link]
+        self,
+        recipe: Recipe,
+        blocks: Sequence[Block],
+        link: Callable[[int, int], Link],
+        *,
+        space: Space = TRAINABLE,
+        stack: Stack = MOTLEY,
     ) -> None:
-        super().__init__(recipe, chips, link)
+        super().__init__(recipe, blocks, link, space=space, stack=stack)
         self._replicas: dict[tuple[ReplicaChoice, bool], ReplicaTimes | None] = {}
-        self._buckets: dict[tuple[tuple[StageChoice, ...], ...], tuple[BucketTime, ...]] = {}
+        self._buckets: dict[_Laid, tuple[BucketTime, ...]] = {}
 
-    def pipeline_cost(self, replica: ReplicaChoice, recompute: Sequence[bool]) -> PipelineCost:
+    def pipeline_cost(self, replica: ReplicaChoice, layouts: Sequence[Layout]) -> PipelineCost:
         """The times that the schedule's simulation needs."""
         stages, last = replica.stages, replica.last_samples
         full = min(replica.micro_batch_size, replica.num_samples)
-        forward, backward = [], []
-        for stage, flag in zip(stages, recompute, strict=True):
-            whole = self.pass_seconds(stage, full, flag)
-            ragged = whole if last == full else self.pass_seconds(stage, last, flag)
+        forward, backward, weight = [], [], []
+        for stage, layout in zip(stages, layouts, strict=True):
+            whole = self.pass_seconds(stage, full, layout)
+            ragged = whole if last == full else self.pass_seconds(stage, last, layout)
             forward.append((whole[0], ragged[0]))
             backward.append((whole[1], ragged[1]))
+            if replica.schedule == "zero-bubble":
+                delayed = self.weight_seconds(stage, full, layout)
+                weight.append((delayed, self.weight_seconds(stage, last, layout)))
         send, latency = [], []
         for before, after in pairwise(stages):
-            whole_s, edge_latency = self.edge_seconds(before.chip, after.chip, full)
-            send.append((whole_s, self.edge_seconds(before.chip, after.chip, last)[0]))
+            whole_s, edge_latency = self.edge_seconds(before.block, after.block, full)
+            send.append((whole_s, self.edge_seconds(before.block, after.block, last)[0]))
             latency.append(edge_latency)
         return PipelineCost(
-            start_s=tuple(self.optimizer_seconds(stage) for stage in stages),
+            start_s=self._starts(replica, layouts),
             forward_s=tuple(forward),
             backward_s=tuple(backward),
             send_s=tuple(send),
             latency_s=tuple(latency),
+            schedule=replica.schedule,
+            devices=replica.held_by,
+            weight_s=tuple(weight),
         )
+
+    def _starts(self, replica: ReplicaChoice, layouts: Sequence[Layout]) -> tuple[float, ...]:
+        """When each stage's chips have updated all that they hold."""
+        busy: dict[int, float] = {}
+        for group, stage, layout in zip(replica.held_by, replica.stages, layouts, strict=True):
+            busy[group] = busy.get(group, 0.0) + self.optimizer_seconds(stage, layout)
+        return tuple(busy[group] for group in replica.held_by)
 
     def replica_times(
         self,
         replica: ReplicaChoice,
-        recompute: Sequence[bool],
+        layouts: Sequence[Layout],
         record: list[ActionTime] | None = None,
         *,
         exact: bool = True,
     ) -> ReplicaTimes:
         """When the replica's gradients are complete."""
-        cost = self.pipeline_cost(replica, recompute)
+        cost = self.pipeline_cost(replica, layouts)
         num_micro_batches = replica.num_micro_batches
-        if exact or len(replica.stages) == 1 or num_micro_batches <= LONG_RUN:
+        if exact or record is not None:
             began = run_pipeline(cost, num_micro_batches, record)
         else:
             began = extrapolate_pipeline(cost, num_micro_batches)
+        complete = gradients_complete(cost, num_micro_batches, began)
         ready = [0.0] * self.num_layers
-        for stage, start, flag in zip(replica.stages, began, recompute, strict=True):
-            running = self.running_sums(stage.chip, replica.last_samples)
-            sums = running.recomputed_backward if flag else running.backward
-            whole = start + sums[stage.last_layer]
+        for stage, end, layout in zip(replica.stages, complete, layouts, strict=True):
+            sums = self.running_sums(stage.block, replica.last_samples, layout).backward
             for layer in range(stage.first_layer, stage.last_layer):
-                ready[layer] = whole - sums[layer]
+                ready[layer] = end - (sums[layer] - sums[stage.first_layer])
         finish = max(ready[stage.first_layer] for stage in replica.stages)
-        return ReplicaTimes(tuple(ready), finish)
+        return ReplicaTimes(tuple(layouts), tuple(ready), finish)
 
     def replica(self, replica: ReplicaChoice, *, exact: bool = False) -> ReplicaTimes | None:
-        """`replica_times` with the least recompute that fits, remembered; None: does not fit."""
+        """`replica_times` with the fastest layouts that fit, remembered; None: does not fit."""
         key = (replica, exact)
         if key not in self._replicas:
-            flags = self.recompute_flags(replica)
+            layouts = self.layouts(replica)
             self._replicas[key] = (
-                None if flags is None else self.replica_times(replica, flags, exact=exact)
+                None if layouts is None else self.replica_times(replica, layouts, exact=exact)
             )
         return self._replicas[key]
 
@@ -130,13 +156,15 @@ class Evaluator(StageTables):
     ) -> float:
         """When all gradients are added up everywhere; `record` receives each bucket's exchange."""
         end = max(time.finish_s for time in times)
-        if len(split) == 1 and len(split[0].stages) == 1:
+        if len(split) == 1 and len(split[0].stages) == 1 and times[0].layouts[0].data == 1:
             return end
         channel: dict[int, float] = {}
-        for bucket in self.bucket_times(split):
+        overlap = self.stack.overlap_data
+        for bucket in self.bucket_times(split, [time.layouts for time in times]):
             start = 0.0
             for rank, replica, layer in bucket.holders:
-                start = max(start, times[replica].ready_s[layer], channel.get(rank, 0.0))
+                ready = times[replica].ready_s[layer] if overlap else times[replica].finish_s
+                start = max(start, ready, channel.get(rank, 0.0))
             done = start + bucket.seconds
             for rank, _, _ in bucket.holders:
                 channel[rank] = done
@@ -146,27 +174,36 @@ class Evaluator(StageTables):
                 record.append((bucket.index, start, done))
         return end
 
-    def bucket_times(self, split: Split) -> tuple[BucketTime, ...]:
+    def bucket_times(
+        self, split: Split, layouts: Sequence[Sequence[Layout]]
+    ) -> tuple[BucketTime, ...]:
         """The exchanges that need a message, in the order in which every rank treats them."""
-        key = tuple(replica.stages for replica in split)
+        key = tuple(
+            tuple(zip(replica.stages, own, strict=True))
+            for replica, own in zip(split, layouts, strict=True)
+        )
         found = self._buckets.get(key)
         if found is None:
-            found = self._buckets[key] = tuple(self._bucket_times(split))
+            found = self._buckets[key] = tuple(self._bucket_times(key))
         return found
 
-    def _bucket_times(self, split: Split) -> list[BucketTime]:
-        stages = [stage for replica in split for stage in replica.stages]
-        owner = [index for index, replica in enumerate(split) for _ in replica.stages]
-        result = []
-        ranges = [(first, last) for _, first, last in stages]
+    def _bucket_times(self, replicas: _Laid) -> Iterator[BucketTime]:
+        held = [pair for replica in replicas for pair in replica]
+        owner = [index for index, replica in enumerate(replicas) for _ in replica]
+        ranges = [(stage.first_layer, stage.last_layer) for stage, _ in held]
         for index, bucket in enumerate(buckets_of(ranges, self.groups)):
-            if len(bucket.ranks) < 2:
-                continue
-            holders = tuple(
-                (rank, owner[rank], lowest_layer(bucket, self.groups, *stages[rank][1:]))
-                for rank in bucket.ranks
+            holders = [held[rank] for rank in bucket.ranks]
+            seconds = max(
+                group_exchange_seconds(
+                    bucket.num_parameters, layout, self.blocks[stage.block].spread, self.stack
+                )
+                for stage, layout in holders
             )
-            chips = [stages[rank].chip for rank in bucket.ranks]
-            seconds = all_reduce_seconds(bucket.num_parameters, chips, self.link)
-            result.append(BucketTime(index, seconds, holders))
-        return result
+            blocks = [stage.block for stage, _ in holders]
+            seconds += all_reduce_seconds(bucket.num_parameters, blocks, self.link)
+            if seconds:
+                lowest = tuple(
+                    (rank, owner[rank], lowest_layer(bucket, self.groups, *ranges[rank]))
+                    for rank in bucket.ranks
+                )
+                yield BucketTime(index, seconds, lowest)

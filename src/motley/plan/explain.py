@@ -16,6 +16,8 @@ from motley.plan.reasons import speed_shares, work_shares
 from motley.recipe import Recipe
 from motley.units import duration, percent, si, size
 
+MOST_IDLE_SHOWN = 8
+
 NEARLY_FULL = 0.95
 """Memory use above this share is coloured."""
 
@@ -55,7 +57,8 @@ def to_json(plan: Plan, recipe: Recipe, cluster: Cluster) -> dict[str, Any]:
 def _headline(plan: Plan, recipe: Recipe) -> Text:
     replicas = len(plan.replicas)
     copies = "1 replica" if replicas == 1 else f"{replicas} replicas"
-    chips = "1 chip" if plan.world_size == 1 else f"{plan.world_size} chips"
+    count = len(plan.chips)
+    chips = "1 chip" if count == 1 else f"{count} chips"
     return Text.assemble(
         (f"{si(plan.tokens_per_s)} tokens/s", "bold"),
         f", {duration(plan.step_s)} a step of {recipe.tokens_per_step} tokens (predicted): ",
@@ -75,17 +78,21 @@ def _chip_table(plan: Plan, recipe: Recipe, cluster: Cluster) -> Table:
     for placement in plan.placements():
         stage = placement.stage
         table.add_row(
-            Text(stage.chip, style="bold"),
+            Text(stage.label, style="bold"),
             _layers(placement),
             _samples(placement) if placement.is_first else "",
-            percent(work[stage.chip]),
-            percent(speed[stage.chip]),
+            percent(sum(work[chip] for chip in stage.chips)),
+            percent(sum(speed[chip] for chip in stage.chips)),
             _memory(placement),
             percent(stage.busy_share),
             end_section=has_pipelines and placement.is_last,
         )
-    for name in plan.idle_chips:
+    for name in plan.idle_chips[:MOST_IDLE_SHOWN]:
         table.add_row(Text(name, style="dim"), "idle", "", "", percent(speed[name]), "", "")
+    more = plan.idle_chips[MOST_IDLE_SHOWN:]
+    if more:
+        share = percent(sum(speed[name] for name in more))
+        table.add_row(Text(f"{len(more)} more", style="dim"), "idle", "", "", share, "", "")
     return table
 
 
@@ -97,8 +104,17 @@ def _sources(cluster: Cluster) -> Text:
 
 def _layers(placement: Placement) -> str:
     stage = placement.stage
-    mark = " recompute" if stage.recompute else ""
-    return f"{stage.first_layer}-{stage.last_layer - 1}{mark}"
+    marks = []
+    if stage.tensor > 1:
+        marks.append(f"tp{stage.tensor}")
+    if stage.expert > 1:
+        marks.append(f"ep{stage.expert}")
+    if stage.data > 1:
+        marks.append({"none": "dp", "optimizer": "zero", "full": "fsdp"}[stage.sharding])
+        marks[-1] += str(stage.data)
+    if stage.recompute != "none":
+        marks.append("recompute" if stage.recompute == "full" else "selective")
+    return " ".join([f"{stage.first_layer}-{stage.last_layer - 1}", *marks])
 
 
 def _samples(placement: Placement) -> str:

@@ -1,199 +1,209 @@
-"""The best pipelines of every set of chips: which chips, in which order, with which layers.
+"""The best pipelines of every set of blocks: which, in which order, with which layers.
 
 A pipeline is built from its last stage backwards. That is where the schedule fixes how many
 micro-batches a stage keeps, so memory is checked exactly while building. For a given number m of
 micro-batches the time from any stage on is max(m x its own work, its work + the time behind it);
-the best few of each (chips used, first layer) are kept. Splits that leave so much of the chips'
-speed unused that no other choice could make up for it, or that take too long, are dropped.
+the best of each (blocks used, first layer) is kept. All first and last layers, and all goals of one
+micro-batch size, are worked out at once as arrays.
+
+Axes: g goals, i the cut where a stage begins, j the cut where it ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from motley.plan.choices import StageChoice
-from motley.plan.classes import ChipClasses, Counts
+from motley.plan.classes import BlockClasses, Counts
 from motley.plan.evaluate import Evaluator
-from motley.plan.shapes import Shape, ShapeMaker
+from motley.plan.stage_arrays import NEVER, StageArrays
 
-State = tuple[Counts, int, int]
-"""Chips used, first layer, and the class of the first stage where links differ (else -1)."""
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int32]
 
 
-class Goal(NamedTuple):
-    """What pipelines are built for."""
+class Goals(NamedTuple):
+    """What pipelines of one micro-batch size are built for: every count with every weight."""
 
     micro_batch_size: int
+    counts: tuple[int, ...]
+    """Numbers of micro-batches."""
+    exchange: tuple[float, ...]
+    """Weights of the gradients' exchange between replicas, 2(n-1)/n for n; 0 leaves it out."""
+
+    @property
+    def pairs(self) -> list[tuple[int, float]]:
+        return [(count, weight) for count in self.counts for weight in self.exchange]
+
+
+class Pipeline(NamedTuple):
+    """A whole pipeline, and what it takes for `num_micro_batches`."""
+
+    stages: tuple[StageChoice, ...]
     num_micro_batches: int
-    exchange: float
-    """Weight of the gradients' exchange, 2(n-1)/n for n replicas; 0 leaves it out."""
-    beam: int
-    """Pipelines kept for each state."""
-    slack_flops_per_s: float
-    """Speed that may stay unused."""
-    limit_s: float
-    """Pipelines that take longer are dropped."""
-
-
-class _Option(NamedTuple):
-    """A stage that fits."""
-
-    stage: StageChoice
-    forward_s: float
-    backward_s: float
-    exchange_s: float
-    useful_flops: float
-    """Of one micro-batch, from the stage's first layer to the end."""
-
-
-class _Partial(NamedTuple):
-    """The stages from some layer to the end."""
-
-    score: float
     time_s: float
-    """From the first forward to the end of the last backward of the first of the stages."""
+    """From the first forward to the end of the last backward."""
     exchanged_s: float
-    """From the same moment to the end of the exchange of all their gradients."""
-    chip: int
-    work_s: float
-    bottleneck_s: float
-    speed: float
-    """FLOP/s of its chips."""
-    stage: StageChoice
-    rest: _Partial | None
+    """From the same moment to the end of the exchange of its gradients."""
 
-    def stages(self) -> tuple[StageChoice, ...]:
-        """The stages in order."""
-        listed: list[StageChoice] = []
-        node: _Partial | None = self
-        while node is not None:
-            listed.append(node.stage)
-            node = node.rest
-        return tuple(listed)
+
+@dataclass(frozen=True)
+class _Tails:
+    """The best ends of pipelines over one set of blocks, by goal and first cut (g, i)."""
+
+    score: Floats
+    time_s: Floats
+    exchanged_s: Floats
+    work_s: Floats
+    """Of the first of the stages."""
+    block: Indices
+    """The class of the first stage's block."""
+    cut: Indices
+    """Where the first stage ends."""
+    rest: Indices
+    """Which of the rest's tails follows."""
+
+    def better_of(self, other: _Tails) -> _Tails:
+        """Element by element the one with the lower score; the first of equal ones."""
+        take = other.score < self.score
+        return _Tails(*(np.where(take, b, a) for a, b in zip(self._all, other._all, strict=True)))
+
+    @cached_property
+    def _all(self) -> tuple[NDArray[np.generic], ...]:
+        return (
+            self.score, self.time_s, self.exchanged_s, self.work_s, self.block, self.cut, self.rest,
+        )  # fmt: skip
 
 
 class PipelineSearch:
-    """Finds the best pipelines for one goal."""
+    """Finds the best pipelines for the goals of one micro-batch size."""
 
     def __init__(
-        self, evaluator: Evaluator, classes: ChipClasses, maker: ShapeMaker, goal: Goal
+        self, evaluator: Evaluator, classes: BlockClasses, arrays: StageArrays, goals: Goals
     ) -> None:
-        self.evaluator = evaluator
         self.classes = classes
-        self.maker = maker
-        self.goal = goal
-        self.speeds = [chip.training_flops_per_s for chip in evaluator.chips]
-        flops = evaluator.sample_flops()
-        self.flops_from = [
-            goal.micro_batch_size * sum(flops[layer:]) for layer in range(evaluator.num_layers)
-        ]
-        chips = range(len(self.speeds))
+        self.arrays = arrays
+        self.goals = goals
+        pairs = goals.pairs
+        self.counts = np.array([count for count, _ in pairs], dtype=float)[:, None, None]
+        self.weights = np.array([weight for _, weight in pairs])[:, None, None]
+        size = goals.micro_batch_size
+        places = range(len(classes.totals))
         self.messages = [
-            [evaluator.edge_seconds(first, second, goal.micro_batch_size) for second in chips]
-            for first in chips
+            [evaluator.edge_seconds(first, second, size) for second in places] for first in places
         ]
+        self.most_stages = min(sum(classes.totals), len(arrays.cuts) - 1)
+        self.equal_widths = not evaluator.space.groups
+        self._found: dict[Counts, list[_Tails]] = {}
 
-    def run(self) -> Iterator[tuple[Counts, Shape]]:
-        """Whole pipelines with the chips they use."""
-        totals = self.classes.totals
-        none: Counts = tuple(0 for _ in totals)
-        end = self.evaluator.num_layers
-        level: dict[State, list[_Partial]] = {(none, end, -1): []}
-        for num_stages in range(1, min(sum(totals), end) + 1):
-            level = self._extend(level, num_stages)
-            for used, first, head in [state for state in level if state[1] == 0]:
-                for partial in level.pop((used, first, head)):
-                    yield used, self._shape(partial)
+    def run(self) -> Iterator[tuple[Counts, Pipeline]]:
+        """Whole pipelines with the blocks they use."""
+        none: Counts = tuple(0 for _ in self.classes.totals)
+        level: list[Counts] = [none]
+        for num_stages in range(1, self.most_stages + 1):
+            found: dict[Counts, dict[int, _Tails]] = {}
+            for used in level:
+                for block in self._addable(used):
+                    now = (*used[:block], used[block] + 1, *used[block + 1 :])
+                    tails = self._put_before(block, used, num_stages)
+                    if tails is not None:
+                        head = -1 if self.classes.uniform else block
+                        heads = found.setdefault(now, {})
+                        heads[head] = heads[head].better_of(tails) if head in heads else tails
+            self._found.update({now: list(heads.values()) for now, heads in found.items()})
+            level = list(found)
+            for now in level:
+                yield from ((now, pipeline) for pipeline in self._whole(now))
 
-    def _shape(self, partial: _Partial) -> Shape:
-        goal = self.goal
-        return self.maker.shape(partial.stages(), goal.micro_batch_size, goal.num_micro_batches)
+    def _addable(self, used: Counts) -> Iterator[int]:
+        """Classes with a block left; where groups cannot be mixed, of the others' size."""
+        widths = {
+            block.num_chips
+            for block, count in zip(self.classes.blocks, used, strict=True)
+            if count and self.equal_widths
+        }
+        for index, total in enumerate(self.classes.totals):
+            width = self.classes.blocks[index].num_chips
+            if used[index] < total and (not widths or width in widths):
+                yield index
 
-    def _extend(
-        self, level: dict[State, list[_Partial]], num_stages: int
-    ) -> dict[State, list[_Partial]]:
-        """One stage more in front of every partial pipeline."""
-        found: dict[State, list[_Partial]] = {}
-        kept = min(num_stages, self.goal.num_micro_batches)
-        options: dict[tuple[int, int], list[_Option]] = {}
-        for (used, end, _), partials in level.items():
-            for chip, total in enumerate(self.classes.totals):
-                if used[chip] == total:
-                    continue
-                fitting = options.get((chip, end))
-                if fitting is None:
-                    fitting = options[chip, end] = self._fitting(chip, end, kept)
-                now = (*used[:chip], used[chip] + 1, *used[chip + 1 :])
-                head = -1 if self.classes.uniform else chip
-                for option in fitting:
-                    into = found.setdefault((now, option.stage.first_layer, head), [])
-                    if num_stages == 1:
-                        self._begin(into, option)
-                    else:
-                        self._put_before(into, option, partials)
-        return {state: partials for state, partials in found.items() if partials}
-
-    def _fitting(self, chip: int, end: int, kept: int) -> list[_Option]:
-        """Every stage of the chip that ends at `end` and fits."""
-        listed = []
-        size = self.goal.micro_batch_size
-        for first in range(end):
-            stage = StageChoice(chip, first, end)
-            recompute = self.evaluator.recompute(stage, kept, size)
-            if recompute is None:
-                continue
-            forward, backward = self.evaluator.pass_seconds(stage, size, recompute)
-            exchange = self.goal.exchange * self.maker.exchange_seconds(stage)
-            listed.append(_Option(stage, forward, backward, exchange, self.flops_from[first]))
-        return listed
-
-    def _begin(self, into: list[_Partial], option: _Option) -> None:
-        """The last stage of a pipeline."""
-        stage, forward, backward, exchange, useful = option
+    def _put_before(self, block: int, used: Counts, num_stages: int) -> _Tails | None:
+        """The best ends that begin with a stage on this block, before those of `used`."""
+        forward, backward, own, shared = self.arrays.of_goals(block, num_stages, self.goals)
+        if forward.min() >= NEVER:
+            return None
         work = forward + backward
-        time = self.goal.num_micro_batches * work
-        speed = self.speeds[stage.chip]
-        exchanged = time - backward + exchange
-        score = max(time, exchanged)
-        if work > 0 and speed - useful / work > self.goal.slack_flops_per_s:
-            return
-        if score <= self.goal.limit_s:
-            self._keep(
-                into,
-                _Partial(score, time, exchanged, stage.chip, work, work, speed, stage, None),
-            )
-
-    def _put_before(self, into: list[_Partial], option: _Option, partials: list[_Partial]) -> None:
-        """One stage in front of others. Adjacent stages also wait for each other's messages."""
-        stage, forward, backward, exchange, useful = option
-        work = forward + backward
-        count, beam = self.goal.num_micro_batches, self.goal.beam
-        slack, limit = self.goal.slack_flops_per_s, self.goal.limit_s
-        messages, own_speed = self.messages[stage.chip], self.speeds[stage.chip]
-        for rest in partials:
-            send, latency = messages[rest.chip]
+        exchange = own + self.weights * shared
+        if num_stages == 1:
+            return self._last_stage(block, work, backward, exchange)
+        best: _Tails | None = None
+        for index, rest in enumerate(self._found.get(used, ())):
+            head = int(rest.block.flat[0])
+            send, latency = self.messages[block][head]
             one_way = send + latency
             behind = work + 2 * one_way
-            pair = (behind + rest.work_s) / 2
-            time = max(count * work, count * pair, count * send, behind + rest.time_s)
-            exchanged = max(time - backward + exchange, forward + one_way + rest.exchanged_s)
-            score = time if time > exchanged else exchanged
-            if score > limit or (len(into) == beam and score >= into[-1].score):
-                continue
-            speed = own_speed + rest.speed
-            bottleneck = max(rest.bottleneck_s, work, pair, send)
-            if bottleneck > 0 and speed - useful / bottleneck > slack:
-                continue
-            self._keep(
-                into,
-                _Partial(score, time, exchanged, stage.chip, work, bottleneck, speed, stage, rest),
+            pair = (behind + rest.work_s[:, None, :]) / 2
+            longest = np.maximum(np.maximum(work, pair), send)
+            time = np.maximum(self.counts * longest, behind + rest.time_s[:, None, :])
+            exchanged = np.maximum(
+                time - backward + exchange, forward + one_way + rest.exchanged_s[:, None, :]
             )
+            tails = self._pick(block, index, work, time, exchanged)
+            best = best.better_of(tails) if best is not None else tails
+        return best
 
-    def _keep(self, into: list[_Partial], partial: _Partial) -> None:
-        position = len(into)
-        while position and into[position - 1].score > partial.score:
-            position -= 1
-        into.insert(position, partial)
-        if len(into) > self.goal.beam:
-            into.pop()
+    def _last_stage(
+        self, block: int, work: Floats, backward: Floats, exchange: Floats
+    ) -> _Tails | None:
+        """The last stage alone: it ends with the last cut."""
+        work, backward, exchange = (each[:, :, -1:] for each in (work, backward, exchange))
+        time = self.counts * work
+        picked = self._pick(block, 0, work, time, time - backward + exchange)
+        end = np.full_like(picked.cut, len(self.arrays.cuts) - 1)
+        return _Tails(*(*picked._all[:5], end, picked.rest))  # type: ignore[arg-type]
+
+    def _pick(self, block: int, rest: int, work: Floats, time: Floats, exchanged: Floats) -> _Tails:
+        """For each goal and first cut the end (the last axis) with the lowest score."""
+        score = np.maximum(time, exchanged)
+        end = np.argmin(score, axis=2)[:, :, None]
+        taken = [
+            np.take_along_axis(np.broadcast_to(each, score.shape), end, axis=2)[:, :, 0]
+            for each in (score, time, exchanged, work)
+        ]
+        cut = end[:, :, 0].astype(np.int32)
+        return _Tails(*taken, np.full_like(cut, block), cut, np.full_like(cut, rest))  # type: ignore[arg-type]
+
+    def _whole(self, used: Counts) -> Iterator[Pipeline]:
+        """The best pipeline over all layers for each goal."""
+        for goal, (count, _) in enumerate(self.goals.pairs):
+            finite = [
+                (float(tails.score[goal, 0]), index)
+                for index, tails in enumerate(self._found[used])
+                if tails.score[goal, 0] < NEVER
+            ]
+            if finite:
+                _, index = min(finite)
+                tails = self._found[used][index]
+                yield Pipeline(
+                    tuple(self._stages(used, index, goal)),
+                    count,
+                    float(tails.time_s[goal, 0]),
+                    float(tails.exchanged_s[goal, 0]),
+                )
+
+    def _stages(self, used: Counts, index: int, goal: int) -> Iterator[StageChoice]:
+        """Follows the choices from the first stage to the last."""
+        cuts, begin = self.arrays.cuts, 0
+        while any(used):
+            tails = self._found[used][index]
+            block, end = int(tails.block[goal, begin]), int(tails.cut[goal, begin])
+            index = int(tails.rest[goal, begin])
+            yield StageChoice(block, cuts[begin], cuts[end])
+            used = (*used[:block], used[block] - 1, *used[block + 1 :])
+            begin = end

@@ -14,29 +14,53 @@ from pathlib import Path
 from typing import Any
 
 from motley.errors import PlanMismatchError
+from motley.plan.layout import Layout, Recompute, Sharding
+from motley.plan.schedule import Schedule
 from motley.schema import build
 from motley.units import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Consecutive layers [first_layer, last_layer) on one chip."""
+    """Consecutive layers [first_layer, last_layer) on one chip or on a group of alike ones.
 
-    chip: str
+    The fields from `tensor` to `recompute` are those of `Layout`; bytes are per chip.
+    """
+
+    chips: tuple[str, ...]
     first_layer: int
     last_layer: int
     precision: Precision
-    recompute: bool = False
-    """Keep only each layer's input and run the layer again in the backward pass."""
+    tensor: int = 1
+    data: int = 1
+    expert: int = 1
+    sharding: Sharding = "none"
+    recompute: Recompute = "none"
     memory_bytes: int = 0
     """Predicted peak."""
     available_bytes: int = 0
     busy_share: float = 0.0
-    """Predicted share of the step in which the chip computes."""
+    """Predicted share of the step in which the chips compute."""
+
+    @property
+    def chip(self) -> str:
+        """The only chip, or the first of the group."""
+        return self.chips[0]
+
+    @property
+    def label(self) -> str:
+        """The chip's name, or that of a group: "4 x a-0 ... a-3"."""
+        if len(self.chips) == 1:
+            return self.chip
+        return f"{len(self.chips)} x {self.chips[0]} ... {self.chips[-1]}"
 
     @property
     def layers(self) -> range:
         return range(self.first_layer, self.last_layer)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.tensor, self.data, self.expert, self.sharding, self.recompute)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +72,8 @@ class Replica:
     """Samples of the global batch that this replica computes each step."""
     micro_batch_size: int
     """Samples of one micro-batch; the last one may be smaller."""
+    schedule: Schedule = "1f1b"
+    """With "interleaved" the stages are virtual: chips may hold several, in any order."""
 
     @property
     def num_micro_batches(self) -> int:
@@ -85,7 +111,14 @@ class Plan:
 
     @property
     def world_size(self) -> int:
+        """Stages, and so processes where every stage is on one chip."""
         return sum(len(replica.stages) for replica in self.replicas)
+
+    @property
+    def chips(self) -> tuple[str, ...]:
+        """The chips that work, each once."""
+        stages = (stage for replica in self.replicas for stage in replica.stages)
+        return tuple(dict.fromkeys(chip for stage in stages for chip in stage.chips))
 
     def placements(self) -> Iterator[Placement]:
         """Every stage with its rank, in the order of ranks."""
@@ -95,6 +128,19 @@ class Plan:
                 yield Placement(rank, index, position, first_sample, replica, stage)
                 rank += 1
             first_sample += replica.num_samples
+
+    @property
+    def planned_only(self) -> str:
+        """Why the trainer cannot execute the plan; empty if it can."""
+        for replica in self.replicas:
+            if replica.schedule != "1f1b":
+                return f"it uses the schedule '{replica.schedule}'"
+            for stage in replica.stages:
+                if len(stage.chips) > 1:
+                    return f"{stage.label} share a stage"
+                if stage.recompute == "selective":
+                    return f"{stage.label} recomputes attention only"
+        return ""
 
     def check(self, recipe_digest: str, cluster_digest: str) -> None:
         """`PlanMismatchError` if the plan was made for another recipe or cluster."""

@@ -119,7 +119,7 @@ class Refiner:
     def _used(self, replica: ReplicaChoice) -> Counts:
         used = [0] * len(self.totals)
         for stage in replica.stages:
-            used[stage.chip] += 1
+            used[stage.block] += 1
         return tuple(used)
 
     def _other_sizes(self, replica: ReplicaChoice) -> list[int]:
@@ -169,12 +169,12 @@ def _exchanged(stages: tuple[StageChoice, ...]) -> Iterator[tuple[StageChoice, .
     """Two chips change places, with and without as many layers as they had."""
     for first in range(len(stages)):
         for second in range(first + 1, len(stages)):
-            if stages[first].chip == stages[second].chip:
+            if stages[first].block == stages[second].block:
                 continue
-            chips = [stage.chip for stage in stages]
+            chips = [stage.block for stage in stages]
             chips[first], chips[second] = chips[second], chips[first]
             yield tuple(
-                stage._replace(chip=chip) for stage, chip in zip(stages, chips, strict=True)
+                stage._replace(block=chip) for stage, chip in zip(stages, chips, strict=True)
             )
             lengths = [stage.last_layer - stage.first_layer for stage in stages]
             if lengths[first] == lengths[second]:

@@ -1,8 +1,8 @@
-"""A pipeline with its micro-batch size, and a quick lower bound of its time for any share.
+"""A pipeline with its micro-batch size, and a quick estimate of its time for any share.
 
-The bound is the largest of some lines in the number of micro-batches: a stage that works without a
-pause, two neighbours that wait for each other's messages, and, with more than one replica, a stage
-whose gradients have to be exchanged after its last backward has begun.
+The estimate is a line in the number of micro-batches: the slowest stage, or two neighbours that
+wait for each other's messages, repeats; what fills and drains the pipeline, and the gradients'
+exchange after the last backward, comes once. It is hardly ever above the real time.
 """
 
 from __future__ import annotations
@@ -12,13 +12,9 @@ from typing import NamedTuple
 
 from motley.plan.choices import StageChoice
 from motley.plan.evaluate import Evaluator
+from motley.plan.layout import Layout
+from motley.plan.pipelines import Pipeline
 from motley.plan.sync import all_reduce_seconds
-
-Lines = tuple[tuple[float, float], ...]
-"""(seconds at zero micro-batches, seconds per micro-batch), steepest first."""
-
-MAX_REPLICAS_TOLD_APART = 4
-"""The exchange's weight 2(n-1)/n hardly grows from here on; more replicas use this one's bound."""
 
 
 class Shape(NamedTuple):
@@ -27,135 +23,101 @@ class Shape(NamedTuple):
     stages: tuple[StageChoice, ...]
     micro_batch_size: int
     most_samples: int
-    """With more, a stage would keep more micro-batches and no longer fit or have to recompute."""
+    """With more, a stage would keep more micro-batches and no longer fit as it is laid out."""
+    start_s: float
+    """The first stage's optimizer."""
     round_trip_s: float
     """One micro-batch through all stages and back."""
-    bounds: tuple[Lines, ...]
-    """By number of replicas, from one."""
+    period_s: float
+    """What each further micro-batch adds."""
+    tails_s: tuple[float, float]
+    """Exchange of gradients after the last pass: of the only replica, and of one of two."""
 
-    def lines(self, num_replicas: int) -> Lines:
-        """The bound when there are as many replicas."""
-        return self.bounds[min(num_replicas, len(self.bounds)) - 1]
-
-    def seconds(self, num_samples: int, num_replicas: int) -> float:
-        """Least time of some samples."""
+    def seconds(self, num_samples: float, *, alone: bool) -> float:
+        """Time of some samples."""
         count = num_samples / self.micro_batch_size
-        lines = self.lines(num_replicas)
-        if count < 1:
-            one = max(offset + slope for offset, slope in lines)
-            return one - (1 - count) * self.round_trip_s
-        return max(offset + count * slope for offset, slope in lines)
-
-    def samples(self, seconds: float, num_replicas: int) -> float:
-        """Most samples in some time; the inverse of `seconds`."""
-        lines = self.lines(num_replicas)
-        one = max(offset + slope for offset, slope in lines)
-        if seconds < one:
-            return self.micro_batch_size * max(0.0, 1 - (one - seconds) / self.round_trip_s)
-        most = min(
-            ((seconds - offset) / slope for offset, slope in lines if slope > 0),
-            default=float(self.most_samples),
-        )
-        return min(most * self.micro_batch_size, self.most_samples)
+        passes = self.round_trip_s * min(count, 1.0) + self.period_s * max(count - 1.0, 0.0)
+        return self.start_s + passes + self.tails_s[not alone]
 
 
 class ShapeMaker:
-    """Works out the bounds of pipelines."""
+    """Works out the shapes of pipelines."""
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
-        indices = range(len(evaluator.chips))
         self._exchange: dict[StageChoice, float] = {}
-        first_layer = sum(
-            group.num_parameters for group in evaluator.groups if min(group.layers) == 0
-        )
-        self._tail_s = min(self._reduce_seconds(chip, first_layer) for chip in indices)
 
-    def _reduce_seconds(self, chip: int, num_parameters: int) -> float:
-        """Of two ranks, over the chip's best link."""
-        return min(
-            all_reduce_seconds(num_parameters, (chip, other), self.evaluator.link)
-            for other in range(len(self.evaluator.chips))
-        )
-
-    def exchange_seconds(self, stage: StageChoice) -> float:
-        """Least time of the exchange of a stage's gradients between two replicas."""
-        seconds = self._exchange.get(stage)
-        if seconds is None:
-            held = sum(
-                group.num_parameters
-                for group in self.evaluator.groups
-                if any(stage.first_layer <= layer < stage.last_layer for layer in group.layers)
-            )
-            seconds = self._exchange[stage] = self._reduce_seconds(stage.chip, held)
-        return seconds
-
-    def shape(
-        self, stages: tuple[StageChoice, ...], micro_batch_size: int, num_micro_batches: int
-    ) -> Shape:
-        """The shape of a pipeline that was built for some number of micro-batches."""
-        most = self._most_samples(stages, micro_batch_size, num_micro_batches)
+    def shape(self, pipeline: Pipeline, micro_batch_size: int) -> Shape | None:
+        """The shape of a pipeline that was built for some number of micro-batches; None if one of
+        its stages does not fit after all."""
+        evaluator, stages = self.evaluator, pipeline.stages
+        size, count = micro_batch_size, pipeline.num_micro_batches
+        layouts: list[Layout] = []
+        for position, stage in enumerate(stages):
+            kept = min(len(stages) - position, count)
+            layout = evaluator.layout(stage, kept, size, count)
+            if layout is None:
+                return None
+            layouts.append(layout)
         passes = [
-            self._passes(stage, len(stages) - position, micro_batch_size)
-            for position, stage in enumerate(stages)
+            evaluator.pass_seconds(stage, size, layout)
+            for stage, layout in zip(stages, layouts, strict=True)
         ]
         edges = [
-            self.evaluator.edge_seconds(before.chip, after.chip, micro_batch_size)
+            evaluator.edge_seconds(before.block, after.block, size)
             for before, after in pairwise(stages)
         ]
-        begin = self.evaluator.optimizer_seconds(stages[0])
         one_way = [send + latency for send, latency in edges]
         work = [forward + backward for forward, backward in passes]
-        alone = _busy_lines(begin, work, one_way)
-        bounds = [_hull(alone)]
-        for num_replicas in range(2, MAX_REPLICAS_TOLD_APART + 1):
-            weight = 2 * (num_replicas - 1) / num_replicas
-            lines = [(offset + weight * self._tail_s, slope) for offset, slope in alone]
-            start = begin
-            for position, stage in enumerate(stages):
-                own = weight * self.exchange_seconds(stage) - passes[position][1]
-                lines += _busy_lines(start + own, work[position:], one_way[position:])
-                if position < len(edges):
-                    start += passes[position][0] + one_way[position]
-            bounds.append(_hull(lines))
+        pairs = [
+            (work[place] + work[place + 1]) / 2 + one_way[place] for place in range(len(edges))
+        ]
         round_trip = sum(work) + 2 * sum(one_way)
-        return Shape(stages, micro_batch_size, most, round_trip, tuple(bounds))
+        period = max([*work, *pairs, *(send for send, _ in edges)])
+        return Shape(
+            stages,
+            size,
+            self._most_samples(stages, layouts, size, count),
+            evaluator.optimizer_seconds(stages[0], layouts[0]),
+            max(round_trip, period),
+            period,
+            self._tails(stages, layouts, [backward for _, backward in passes], one_way),
+        )
 
-    def _passes(self, stage: StageChoice, behind: int, size: int) -> tuple[float, float]:
-        recompute = self.evaluator.recompute(stage, behind, size)
-        return self.evaluator.pass_seconds(stage, size, recompute is True)
+    def _tails(
+        self,
+        stages: tuple[StageChoice, ...],
+        layouts: list[Layout],
+        backward: list[float],
+        one_way: list[float],
+    ) -> tuple[float, float]:
+        """The exchange that is not over when the first stage's last backward is."""
+        alone = shared = before = 0.0
+        for place, (stage, layout) in enumerate(zip(stages, layouts, strict=True)):
+            before += backward[place] + (one_way[place - 1] if place else 0.0)
+            own = self.evaluator.exchange_seconds(stage, layout)
+            among = self._shared_exchange(stage)
+            alone = max(alone, own - before)
+            shared = max(shared, own + among - before)
+        return alone, shared
+
+    def _shared_exchange(self, stage: StageChoice) -> float:
+        """Of the stage's gradients with one other replica, over its best link."""
+        found = self._exchange.get(stage)
+        if found is None:
+            evaluator = self.evaluator
+            held = evaluator.parameters(stage)
+            found = self._exchange[stage] = min(
+                all_reduce_seconds(held, (stage.block, other), evaluator.link)
+                for other in range(len(evaluator.blocks))
+            )
+        return found
 
     def _most_samples(
-        self, stages: tuple[StageChoice, ...], size: int, num_micro_batches: int
+        self, stages: tuple[StageChoice, ...], layouts: list[Layout], size: int, count: int
     ) -> int:
-        for position, stage in enumerate(stages):
+        for position, (stage, layout) in enumerate(zip(stages, layouts, strict=True)):
             behind = len(stages) - position
-            if behind > num_micro_batches:
-                now = self.evaluator.recompute(stage, num_micro_batches, size)
-                if self.evaluator.recompute(stage, behind, size) is not now:
-                    return num_micro_batches * size
+            if behind > count and self.evaluator.layout(stage, behind, size, count) != layout:
+                return count * size
         return self.evaluator.global_batch
-
-
-def _busy_lines(begin: float, work: list[float], one_way: list[float]) -> list[tuple[float, float]]:
-    """Stages that work without a pause, and neighbours that wait for each other's messages."""
-    lines, offset = [], begin
-    for position, own in enumerate(work):
-        lines.append((offset, own))
-        if position < len(work) - 1:
-            pair = (own + work[position + 1]) / 2 + one_way[position]
-            if pair > max(own, work[position + 1]):
-                lines.append((offset, pair))
-            offset += own + 2 * one_way[position]
-    return lines
-
-
-def _hull(lines: list[tuple[float, float]]) -> Lines:
-    """The lines that may be the largest at one or more micro-batches, steepest first."""
-    kept: list[tuple[float, float]] = []
-    highest = float("-inf")
-    for offset, slope in sorted(lines, key=lambda line: (-line[1], -line[0])):
-        if offset + slope > highest:
-            kept.append((offset, slope))
-            highest = offset + slope
-    return tuple(kept)

@@ -7,16 +7,19 @@ begins with its optimizer and the step ends when the last gradient has been adde
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from motley.cluster import Cluster
 from motley.errors import PlanMismatchError
+from motley.plan.blocks import Names, block_of, group_links, single_chips
 from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.evaluate import Evaluator, ReplicaTimes
 from motley.plan.pipeline import ActionTime
-from motley.plan.plan import Plan
+from motley.plan.plan import Plan, Replica
+from motley.plan.space import TRAINABLE, Space
+from motley.plan.stack import MOTLEY, Stack
 from motley.plan.sync import gradient_buckets
 from motley.recipe import Recipe
 
@@ -53,18 +56,22 @@ class Simulation:
     """Time from the last pass of any rank to the end of the step."""
 
 
-def simulate(plan: Plan, recipe: Recipe, cluster: Cluster) -> Simulation:
-    """The predicted step of a plan, fitting or not; unknown chips are a `ClusterError`."""
-    evaluator, split = split_of(plan, recipe, cluster)
+def simulate(plan: Plan, recipe: Recipe, cluster: Cluster, *, stack: Stack = MOTLEY) -> Simulation:
+    """The predicted step of a plan, fitting or not; unknown chips are a `ClusterError`.
+
+    A "rank" of the simulation is a stage, whether one chip holds it or a group.
+    """
+    evaluator, split = split_of(plan, recipe, cluster, stack=stack)
     spans: list[Span] = []
     times: list[ReplicaTimes] = []
     first_rank = 0
     for replica, choice in zip(plan.replicas, split, strict=True):
         record: list[ActionTime] = []
-        flags = [stage.recompute for stage in replica.stages]
-        times.append(evaluator.replica_times(choice, flags, record))
-        for stage, begin in enumerate(evaluator.pipeline_cost(choice, flags).start_s):
-            spans.append(Span(first_rank + stage, "optimizer", None, 0.0, begin))
+        layouts = [stage.layout for stage in replica.stages]
+        times.append(evaluator.replica_times(choice, layouts, record))
+        for stage, begin in enumerate(evaluator.pipeline_cost(choice, layouts).start_s):
+            if choice.held_by.index(choice.held_by[stage]) == stage:
+                spans.append(Span(first_rank + stage, "optimizer", None, 0.0, begin))
         spans += [_action_span(time, first_rank) for time in record]
         first_rank += len(replica.stages)
     exchanges: list[tuple[int, float, float]] = []
@@ -79,39 +86,55 @@ def simulate(plan: Plan, recipe: Recipe, cluster: Cluster) -> Simulation:
 
 
 def split_of(
-    plan: Plan, recipe: Recipe, cluster: Cluster
+    plan: Plan, recipe: Recipe, cluster: Cluster, *, stack: Stack = MOTLEY
 ) -> tuple[Evaluator, tuple[ReplicaChoice, ...]]:
-    """A plan in the terms of an evaluator of the cluster's chips."""
+    """A plan in the terms of an evaluator of the groups that it uses."""
     if not plan.replicas:
         raise PlanMismatchError("the plan has no replica.", remedy="Run 'motley plan'.")
-    evaluator = cluster_evaluator(recipe, cluster)
-    index = {chip.name: position for position, chip in enumerate(cluster.chips)}
-    for placement in plan.placements():
-        cluster.chip(placement.stage.chip)
-    split = tuple(
-        ReplicaChoice(
-            tuple(
-                StageChoice(index[stage.chip], stage.first_layer, stage.last_layer)
-                for stage in replica.stages
-            ),
-            replica.micro_batch_size,
-            replica.num_samples,
-        )
-        for replica in plan.replicas
+    groups = tuple(
+        dict.fromkeys(stage.chips for replica in plan.replicas for stage in replica.stages)
     )
-    return evaluator, split
+    index = {names: position for position, names in enumerate(groups)}
+    evaluator = cluster_evaluator(recipe, cluster, groups, stack=stack)
+    return evaluator, tuple(_choice(replica, index) for replica in plan.replicas)
 
 
-def cluster_evaluator(recipe: Recipe, cluster: Cluster) -> Evaluator:
-    """An evaluator whose chips are the cluster's, in its order."""
-    names = [chip.name for chip in cluster.chips]
+def _choice(replica: Replica, index: Mapping[Names, int]) -> ReplicaChoice:
+    held = [index[stage.chips] for stage in replica.stages]
+    places = {group: place for place, group in enumerate(dict.fromkeys(held))}
+    return ReplicaChoice(
+        tuple(
+            StageChoice(group, stage.first_layer, stage.last_layer)
+            for group, stage in zip(held, replica.stages, strict=True)
+        ),
+        replica.micro_batch_size,
+        replica.num_samples,
+        replica.schedule,
+        tuple(places[group] for group in held) if len(places) < len(held) else (),
+    )
+
+
+def cluster_evaluator(
+    recipe: Recipe,
+    cluster: Cluster,
+    groups: Sequence[Names] | None = None,
+    *,
+    space: Space = TRAINABLE,
+    stack: Stack = MOTLEY,
+) -> Evaluator:
+    """An evaluator whose blocks are these groups of chips; unset, every chip, in order."""
+    known = tuple(groups) if groups is not None else single_chips(cluster)
     return Evaluator(
-        recipe, cluster.chips, lambda first, second: cluster.link(names[first], names[second])
+        recipe,
+        [block_of(cluster, names) for names in known],
+        group_links(cluster, known),
+        space=space,
+        stack=stack,
     )
 
 
 def _action_span(time: ActionTime, first_rank: int) -> Span:
-    kind: SpanKind = "forward" if time.is_forward else "backward"
+    kind: SpanKind = "forward" if time.kind == "forward" else "backward"
     return Span(first_rank + time.stage, kind, time.micro_batch, time.start_s, time.end_s)
 
 

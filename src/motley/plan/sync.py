@@ -7,6 +7,7 @@ same holders are sent together, up to a size that keeps the exchange under way d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -99,12 +100,14 @@ def all_reduce_seconds(
 ) -> float:
     """Time of a ring all-reduce, held up by the slowest path between any two of its ranks.
 
-    2(n-1) rounds, each moving 1/n of the bytes (Patarasuk and Yuan, JPDC 2009).
+    A rank that is named more than once stands for as many alike. 2(n-1) rounds, each moving 1/n of the bytes (Patarasuk and Yuan, JPDC 2009).
     """
     num_ranks = len(ranks)
     if num_ranks < 2:
         return 0.0
-    links = [link(first, second) for first, second in combinations(dict.fromkeys(ranks), 2)]
+    named = Counter(ranks)
+    pairs = [*combinations(named, 2), *((rank, rank) for rank in named if named[rank] > 1)]
+    links = [link(first, second) for first, second in pairs]
     bandwidth = min(each.bandwidth_bytes_per_s * reached_share(each) for each in links)
     latency = max(each.latency_s for each in links)
     rounds = 2 * (num_ranks - 1)

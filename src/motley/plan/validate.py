@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 
+from motley.chips.chip import Chip
 from motley.cluster import Cluster
 from motley.errors import NoPlanError, PlanMismatchError, nearest
-from motley.plan.memory import stage_memory
-from motley.plan.plan import Plan, Replica
-from motley.plan.schedule import in_flight
+from motley.plan.memory import StageMemory, device_memory, stage_memory
+from motley.plan.plan import Plan, Replica, Stage
+from motley.plan.schedule import in_flight_of
 from motley.recipe import Recipe
 from motley.units import size
 
 
+def require_executable(plan: Plan) -> None:
+    """`PlanMismatchError` if the plan is of a kind that can be predicted but not yet executed."""
+    if plan.planned_only:
+        raise PlanMismatchError(
+            f"the plan cannot be trained yet: {plan.planned_only}.",
+            remedy="Plan with 'motley plan --trainable', or leave the plan out to have one made.",
+        )
+
+
 def validate(plan: Plan, recipe: Recipe, cluster: Cluster) -> None:
-    """Nothing if the plan can run as it is.
+    """Nothing if the plan is whole: every layer and sample once, on chips that hold it.
 
     Raises:
         PlanMismatchError: it does not fit the recipe or the cluster; names the place.
@@ -39,25 +49,47 @@ def validate(plan: Plan, recipe: Recipe, cluster: Cluster) -> None:
 
 def _check_chips(plan: Plan, cluster: Cluster) -> None:
     chips = {chip.name: chip for chip in cluster.chips}
-    stages = [placement.stage for placement in plan.placements()]
-    for stage in stages:
-        if stage.chip not in chips:
+    for placement in plan.placements():
+        stage = placement.stage
+        if not stage.chips or stage.layout.num_chips != len(stage.chips):
             raise PlanMismatchError(
-                f"the plan uses chip '{stage.chip}', which cluster '{cluster.name}' does not have.",
-                remedy=nearest(stage.chip, chips) or f"It has {', '.join(chips)}.",
+                f"a stage with layers {stage.first_layer} up to {stage.last_layer} names "
+                f"{len(stage.chips)} chips for {stage.tensor} x {stage.data} (tensor x data).",
+                remedy="Name as many chips as tensor x data.",
             )
-        if stage.precision not in chips[stage.chip].flops_per_s:
-            raise PlanMismatchError(
-                f"chip '{stage.chip}' has no rate for {stage.precision}.",
-                remedy=f"Use {chips[stage.chip].precision}, or give flops_per_s.{stage.precision}.",
-            )
-        if stage.precision != chips[stage.chip].precision:
-            raise PlanMismatchError(
-                f"the plan runs chip '{stage.chip}' in {stage.precision}, the cluster "
-                f"in {chips[stage.chip].precision}.",
-                remedy="Change the chip's precision in the cluster, which all figures rest on.",
-            )
-    for name, count in Counter(stage.chip for stage in stages).items():
+        for name in stage.chips:
+            if name not in chips:
+                raise PlanMismatchError(
+                    f"the plan uses chip '{name}', which cluster '{cluster.name}' does not have.",
+                    remedy=nearest(name, chips) or f"It has {', '.join(list(chips)[:20])}.",
+                )
+            _check_precision(stage, chips[name])
+    _check_used_once(plan)
+
+
+def _check_precision(stage: Stage, chip: Chip) -> None:
+    if stage.precision not in chip.flops_per_s:
+        raise PlanMismatchError(
+            f"chip '{chip.name}' has no rate for {stage.precision}.",
+            remedy=f"Use {chip.precision}, or give flops_per_s.{stage.precision}.",
+        )
+    if stage.precision != chip.precision:
+        raise PlanMismatchError(
+            f"the plan runs chip '{chip.name}' in {stage.precision}, the cluster "
+            f"in {chip.precision}.",
+            remedy="Change the chip's precision in the cluster, which all figures rest on.",
+        )
+
+
+def _check_used_once(plan: Plan) -> None:
+    """A chip has one stage, or several virtual ones of one interleaved replica."""
+    held: Counter[str] = Counter()
+    for replica in plan.replicas:
+        groups = [stage.chips for stage in replica.stages]
+        if replica.schedule == "interleaved":
+            groups = list(dict.fromkeys(groups))
+        held.update(name for group in groups for name in group)
+    for name, count in held.items():
         if count > 1:
             raise PlanMismatchError(
                 f"chip '{name}' has {count} stages.", remedy="Give every chip one stage at most."
@@ -93,16 +125,7 @@ def _check_samples(index: int, replica: Replica) -> None:
 
 
 def _check_memory(replica: Replica, recipe: Recipe, cluster: Cluster) -> None:
-    for position, stage in enumerate(replica.stages):
-        need = stage_memory(
-            recipe.model,
-            recipe.batch.sequence_length,
-            stage.precision,
-            (stage.first_layer, stage.last_layer),
-            num_in_flight=in_flight(position, len(replica.stages), replica.num_micro_batches),
-            micro_batch_size=replica.micro_batch_size,
-            recompute=stage.recompute,
-        ).total_bytes
+    for stage, need in zip(replica.stages, stage_needs(replica, recipe), strict=True):
         available = cluster.chip(stage.chip).memory_bytes
         if need > available:
             raise NoPlanError(
@@ -111,3 +134,23 @@ def _check_memory(replica: Replica, recipe: Recipe, cluster: Cluster) -> None:
                 remedy="Give it fewer layers, a smaller micro-batch or recompute, or run "
                 "'motley plan' to have a plan made.",
             )
+
+
+def stage_needs(replica: Replica, recipe: Recipe) -> list[int]:
+    """Predicted peak bytes of every stage's chips, all virtual stages of a chip together."""
+    groups = list(dict.fromkeys(stage.chips for stage in replica.stages))
+    held = tuple(groups.index(stage.chips) for stage in replica.stages)
+    kept = in_flight_of(held, replica.num_micro_batches, replica.schedule)
+    parts: dict[int, list[StageMemory]] = {}
+    for group, stage, count in zip(held, replica.stages, kept, strict=True):
+        need = stage_memory(
+            recipe.model,
+            recipe.batch.sequence_length,
+            stage.precision,
+            (stage.first_layer, stage.last_layer),
+            num_in_flight=count,
+            micro_batch_size=replica.micro_batch_size,
+            layout=stage.layout,
+        )
+        parts.setdefault(group, []).append(need)
+    return [device_memory(parts[group]).total_bytes for group in held]

@@ -19,8 +19,8 @@ from motley.model.attention import rotary_tables
 from motley.model.config import ModelConfig
 from motley.optim.adamw import build_adamw
 from motley.plan.cost import layer_cost
-from motley.plan.memory import STATE_BYTES_PER_PARAMETER
 from motley.plan.plan import Placement, Plan
+from motley.plan.state_memory import STATE_BYTES_PER_PARAMETER
 from motley.plan.sync import Bucket, gradient_buckets
 from motley.recipe import Recipe
 from motley.train.channel import ReductionClock
@@ -104,6 +104,7 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
     """The engine of `rank`, with freshly initialised parameters. All ranks call it together."""
     placement = list(plan.placements())[rank]
     config, stage = recipe.model, placement.stage
+    recompute = stage.recompute == "full"
     buckets = gradient_buckets(plan, config)
     groups = make_groups(plan, cluster, buckets)
     runtime = open_chip(cluster.chip(stage.chip))
@@ -111,7 +112,7 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
     hold_parameters(runtime, parameters, config, recipe.batch.sequence_length)
     costs = {
         layer: layer_cost(
-            config, layer, recipe.batch.sequence_length, stage.precision, stage.recompute
+            config, layer, recipe.batch.sequence_length, stage.precision, recompute
         )
         for layer in stage.layers
     }
@@ -120,7 +121,7 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
         placement=placement,
         runtime=runtime,
         parameters=parameters,
-        runner=StageRunner(config, runtime, parameters, costs, recompute=stage.recompute),
+        runner=StageRunner(config, runtime, parameters, costs, recompute=recompute),
         edges=_make_edges(placement, cluster, runtime, groups),
         buckets=buckets,
         reducer=_make_reducer(runtime, parameters, buckets, groups, rank),

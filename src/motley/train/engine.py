@@ -20,9 +20,9 @@ from motley.data.batches import SampleSource
 from motley.errors import DivergedError
 from motley.model.counts import parameter_groups
 from motley.optim.schedule import learning_rate
-from motley.plan.cost import OPTIMIZER_BYTES_PER_PARAMETER
 from motley.plan.plan import Placement
 from motley.plan.schedule import one_forward_one_backward
+from motley.plan.stack import MOTLEY
 from motley.plan.sync import Bucket, lowest_layer
 from motley.recipe import Recipe
 from motley.train.channel import ReductionClock
@@ -273,7 +273,7 @@ class Engine:
             self.parameters.refresh()
         self.parameters.clear_gradients()
         self.scale.update(finite=finite)
-        self.runtime.spend(0.0, OPTIMIZER_BYTES_PER_PARAMETER * self.parameters.num_parameters)
+        self.runtime.spend(0.0, MOTLEY.optimizer_bytes * self.parameters.num_parameters)
         return norm
 
     def _check(self, loss: float, norm: float, step: int) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from motley.cluster import Cluster, check_devices
 from motley.data import PreparedData, prepare
 from motley.errors import MotleyError, NoPlanError
+from motley.model import trainable
 from motley.plan.plan import Plan
 from motley.plan.search import search
-from motley.plan.validate import validate
+from motley.plan.validate import require_executable, validate
 from motley.recipe import Recipe
 from motley.train.folder import RunFolder, check_free, create_run_folder, open_run_folder
 from motley.train.launch import lost_chips
@@ -53,6 +54,7 @@ def new_run(
     recipe: Recipe, cluster: Cluster, plan: Plan | None, path: Path, report: Report
 ) -> tuple[RunFolder, Plan]:
     """A run folder with data, plan and everything else that the ranks need."""
+    trainable.require_trainable(recipe.model)
     check_free(path)
     recipe, prepared = prepare_data(recipe, report)
     plan = _settle(plan, recipe, cluster, report)
@@ -97,6 +99,7 @@ def _settle(plan: Plan | None, recipe: Recipe, cluster: Cluster, report: Report)
     if plan is None:
         return search(recipe, cluster)
     plan.check(recipe.digest, cluster.digest)
+    require_executable(plan)
     validate(plan, recipe, cluster)
     report("Using the given plan.")
     return plan
