@@ -6,22 +6,21 @@ none belongs to a model, a chip or a run. `MOTLEY_FOOTPRINT` is the trainer's ow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-MARGIN = 0.03
-"""Added to what motley's trainer is predicted to allocate: allocators round up and fragment."""
+CONTEXT_BYTES = 0.7e9
+"""Of a CUDA process before its first tensor: 0.3 GB on a V100 to 0.6 GB on an H100 for the context,
+the rest for loaded kernels and the workspaces of cuBLAS and cuDNN."""
 
-CACHING_MARGIN = 0.06
-"""The same for frameworks that leave PyTorch's caching allocator as it is: what it reserves over
-what is allocated, on published peaks (see docs/planner-memory.md)."""
+CHANNEL_BYTES_PER_S = 12.5e9
+"""What one channel of NCCL is set up to carry: NVLink 2 has 12, NVLink 3 24, PCIe 2."""
 
-CONTEXT_BYTES = 1.2e9
-"""Of a CUDA process before its first tensor: context, kernels, cuBLAS and cuDNN workspaces. 0.3 GB
-on a V100 to 0.6 GB on an H100 for the context, the rest is loaded kernels and workspaces."""
+CHANNEL_BYTES = 10e6
+"""Buffers of one channel for one algorithm: both directions and three protocols (4 MiB, 0.6 MiB and
+about 0.3 MiB a slot), with what NCCL allocates around them."""
 
-COMMUNICATOR_BYTES = 0.6e9
-"""Of one NCCL communicator: for each of up to 32 channels send and receive buffers of three
-protocols (4 MiB, 0.6 MiB and 1.9 MiB in NCCL 2.x) for ring and tree."""
+SWITCHED_BYTES_PER_S = 400e9
+"""From here on (NVLink 4) NCCL adds a third algorithm to ring and tree, with the switches' help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +32,11 @@ class Footprint:
     logit_bytes: float = 12.0
     """Per logit at the loss's peak. PyTorch's cross entropy in fp32 holds the log-softmax, its
     gradient and the gradient of the logits."""
+    split_logit_bytes: float = 12.0
+    """The same where tensor parallelism splits the vocabulary."""
+    freed_logit_bytes: float = 0.0
+    """Per logit: freed before that peak, in a block that fits no later tensor and so stays with the
+    allocator as long as there is room."""
     repeats_gate: bool = False
     """The activated gate of a gated MLP is computed again in the backward pass, not kept."""
     expands_key_values: bool = True
@@ -46,8 +50,6 @@ class Footprint:
     one micro-batch a step they are not there yet when activations are at their peak."""
     splits_gradients: bool = False
     """With a sharded optimizer each member keeps only its share of the gradients (ZeRO-2)."""
-    exchange_copy_bytes: int = 0
-    """Per parameter: copies of all gradients while they are reduced, after the last backward."""
     step_bytes: int = 0
     """Per parameter that a chip updates: what the optimizer takes for the time of its step."""
     bucket_bytes: float | None = 0.0
@@ -57,15 +59,12 @@ class Footprint:
     16 bits in each direction."""
     keeps_root: bool = False
     """Fully-sharded: embedding and head stay gathered for the whole step (FSDP1's root unit)."""
-    keeps_pipeline_gathered: bool = False
-    """Fully-sharded inside a pipeline: parameters stay gathered and gradients whole over all
-    micro-batches of a step."""
-    margin: float = CACHING_MARGIN
-    """Share added to all that is allocated."""
-    context_bytes: float = CONTEXT_BYTES
-    """Per chip, outside PyTorch's allocator."""
-    communicator_bytes: float = COMMUNICATOR_BYTES
-    """Per group of chips that a chip communicates in."""
+    cached_share: float = 0.05
+    """Of all that is allocated: what PyTorch's caching allocator holds besides as long as there is
+    room. It gives that back before it fails, so it decides nothing."""
+    has_context: bool = True
+    """The chip's memory is counted from its datasheet, so the device's context and communicators
+    must fit too."""
 
 
 MOTLEY_FOOTPRINT = Footprint(
@@ -74,37 +73,67 @@ MOTLEY_FOOTPRINT = Footprint(
     expands_key_values=False,
     bucket_bytes=None,
     edge_bytes=16.0,
-    margin=MARGIN,
-    context_bytes=0.0,
-    communicator_bytes=0.0,
+    cached_share=0.0,
+    has_context=False,
 )
 """motley's trainer: up to two messages under way in each direction of a boundary, in fp32 where the
 chips' formats differ. A chip's `memory_bytes` are what is free after the device's context."""
 
-MEGATRON_2021_FOOTPRINT = Footprint(logit_bytes=10.0)
-"""Megatron-LM 2.x: 16-bit logits, their fp32 copy and the exponentials of the vocabulary-parallel
-loss; fp32 main gradients."""
+COPIED_LOGIT_BYTES = 14.0
+"""Megatron-LM's vocabulary-parallel loss of 2019-2021 copies its input "so the input remains
+unchanged": 16-bit logits, their fp32 form, its copy, and the exponentials."""
 
-MEGATRON_FOOTPRINT = Footprint(logit_bytes=10.0, repeats_gate=True, expands_key_values=False)
-"""Megatron-Core with flash attention and fused kernels."""
-
-DEEPSPEED_2021_FOOTPRINT = Footprint(logit_bytes=14.0, exchange_copy_bytes=4, step_bytes=4)
-"""Megatron-LM's model under DeepSpeed's pipeline engine: the loss is one function over all logits;
-gradients are flattened for the exchange, and the step has an fp32 copy of its share."""
-
-DEEPSPEED_BF16_FOOTPRINT = Footprint(
-    logit_bytes=14.0, extra_gradient_bytes=2, exchange_copy_bytes=0, step_bytes=4
+MEGATRON_2021_FOOTPRINT = Footprint(
+    logit_bytes=COPIED_LOGIT_BYTES, split_logit_bytes=COPIED_LOGIT_BYTES
 )
+"""Megatron-LM 2.x: fp32 main gradients."""
+
+MEGATRON_FOOTPRINT = Footprint(
+    logit_bytes=10.0, split_logit_bytes=10.0, repeats_gate=True, expands_key_values=False
+)
+"""Megatron-Core with flash attention and fused kernels; 16-bit logits, their fp32 form and its
+shifted copy, which becomes the gradient."""
+
+DEEPSPEED_2021_FOOTPRINT = Footprint(
+    logit_bytes=COPIED_LOGIT_BYTES,
+    split_logit_bytes=COPIED_LOGIT_BYTES,
+    step_bytes=4,
+    bucket_bytes=2e9,
+)
+"""Megatron-LM's model under DeepSpeed's pipeline engine: an fp32 copy of the chip's share of the
+gradients for the step; one bucket of 5e8 16-bit elements to reduce and one to gather."""
+
+DEEPSPEED_BF16_FOOTPRINT = replace(DEEPSPEED_2021_FOOTPRINT, extra_gradient_bytes=2)
 """DeepSpeed's bf16 optimizer: fp32 gradients beside the 16-bit ones."""
 
-DEEPSPEED_FOOTPRINT = Footprint(splits_gradients=True, step_bytes=4, bucket_bytes=2e9)
-"""DeepSpeed ZeRO-2 and 3 with a Hugging Face model; buckets of 5e8 elements, two at a time."""
+DEEPSPEED_FOOTPRINT = Footprint(
+    splits_gradients=True, step_bytes=4, bucket_bytes=2e9, freed_logit_bytes=2.0
+)
+"""DeepSpeed ZeRO-2 and 3 with a Hugging Face model."""
 
-LLM_FOUNDRY_FOOTPRINT = Footprint(gradients_stay=False, keeps_root=True)
-"""LLM Foundry 2023: FSDP1 whose root unit holds the tied embedding."""
+LLM_FOUNDRY_FOOTPRINT = Footprint(
+    logit_bytes=4.0, split_logit_bytes=4.0, gradients_stay=False, keeps_root=True
+)
+"""LLM Foundry 2023: FSDP1 whose root unit holds the tied embedding; flash-attention's cross
+entropy, which turns 16-bit logits into their gradient in place."""
 
-TORCHTITAN_FOOTPRINT = Footprint(gradients_stay=False, keeps_pipeline_gathered=True)
-"""torchtitan: FSDP2, eager cross entropy in fp32."""
+TORCHTITAN_FOOTPRINT = Footprint(
+    split_logit_bytes=16.0,
+    freed_logit_bytes=2.0,
+    gradients_stay=False,
+)
+"""torchtitan: FSDP2, eager cross entropy in fp32; PyTorch's loss over a split vocabulary holds four
+tensors at once."""
 
-NANOGPT_FOOTPRINT = Footprint(gradients_stay=False, wide_stream=True)
+NANOGPT_FOOTPRINT = Footprint(gradients_stay=False, wide_stream=True, freed_logit_bytes=2.0)
 """A plain loop with autocast over fp32 parameters."""
+
+
+def context_bytes(num_groups: int, link_bytes_per_s: float) -> float:
+    """Of the device's context and of a communicator for each group that a chip belongs to, on a
+    link of that rate, and for all chips together."""
+    if not num_groups:
+        return CONTEXT_BYTES
+    channels = max(1.0, link_bytes_per_s / CHANNEL_BYTES_PER_S)
+    algorithms = 3 if link_bytes_per_s >= SWITCHED_BYTES_PER_S else 2
+    return CONTEXT_BYTES + (num_groups + 1) * channels * algorithms * CHANNEL_BYTES

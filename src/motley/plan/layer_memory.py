@@ -47,6 +47,8 @@ class LayerMemory:
     output_bytes: float
     transients: tuple[Transient, ...]
     """Peaks at different moments, of which the largest counts."""
+    cached_bytes: float
+    """Freed, but still held by a caching allocator."""
 
 
 class _Saved(NamedTuple):
@@ -64,14 +66,9 @@ def layer_memory(
     precision: Precision,
     layout: Layout,
     stack: Stack,
-    *,
-    gathers: bool,
 ) -> LayerMemory:
-    """The memory of one layer on one chip of a group laid out so, without what it always holds.
-
-    With `gathers` its parameters are gathered when they are needed.
-    """
-    view = _View(config, layer, sequence_length, precision, layout, stack, gathers)
+    """The memory of one layer on one chip of a group laid out so, without what it always holds."""
+    view = _View(config, layer, sequence_length, precision, layout, stack)
     everything = sum(saved.num_bytes for saved in view.saved())
     kept = view.kept(everything)
     repeated = 0.0 if kept == everything else everything
@@ -79,6 +76,7 @@ def layer_memory(
         saved_bytes=kept,
         output_bytes=view.stream(view.counts.output_bytes),
         transients=tuple(view.transients(repeated)),
+        cached_bytes=view.cached(),
     )
 
 
@@ -92,7 +90,6 @@ class _View:
     precision: Precision
     layout: Layout
     stack: Stack
-    gathers: bool
 
     @property
     def counts(self) -> LayerCounts:
@@ -206,8 +203,21 @@ class _View:
             fixed = self._exchanged()
         yield Transient(self._workspace() + repeated, fixed)
         if self.is_head and not self.stack.footprint.chunked_loss:
-            logits = self.length * self.config.vocabulary * self.stack.footprint.logit_bytes
-            yield Transient(self.inside(logits), self._gathered())
+            yield Transient(self._logits(self._logit_bytes), self._gathered())
+
+    @property
+    def _logit_bytes(self) -> float:
+        footprint = self.stack.footprint
+        return footprint.logit_bytes if self.layout.tensor == 1 else footprint.split_logit_bytes
+
+    def _logits(self, bytes_each: float) -> float:
+        return self.inside(self.length * self.config.vocabulary * bytes_each)
+
+    def cached(self) -> float:
+        """Freed before the loss's peak, but with the allocator still."""
+        if not self.is_head or self.stack.footprint.chunked_loss:
+            return 0.0
+        return self._logits(self.stack.footprint.freed_logit_bytes)
 
     def _workspace(self) -> float:
         """Gradients that are alive at once."""
@@ -222,14 +232,12 @@ class _View:
     def _gathered(self) -> float:
         """The layer's parameters in the format of its products."""
         here = held_in_layer(self.config, self.layer).on_chip(self.layout)
-        return self.element_bytes * here if self.gathers else 0.0
+        return self.element_bytes * here if self.layout.sharding == "full" else 0.0
 
     def _exchanged(self) -> float:
         """Fully-sharded: the layer's parameters and those of the next one, which are on their way,
         its gradient, and the buffer in which the gradient is reduced."""
         here = held_in_layer(self.config, self.layer).on_chip(self.layout)
-        if not self.gathers:
-            return self.element_bytes * here
         ahead = max(self.layer - 1, 0)
         then = held_in_layer(self.config, ahead).on_chip(self.layout)
         each = 2 * self.element_bytes + self.stack.exchange_bytes

@@ -13,20 +13,30 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from motley.model.config import ModelConfig
+from motley.plan.footprint import context_bytes
 from motley.plan.held import Held, held_in_stage, largest_group
 from motley.plan.layer_memory import Transient, layer_memory
 from motley.plan.layout import Layout
 from motley.plan.stack import MOTLEY, Stack
-from motley.plan.state_memory import gradient_bytes, keeps_gathered, state_bytes, step_bytes
+from motley.plan.state_memory import gradient_bytes, state_bytes, step_bytes
 from motley.plan.sync import BUCKET_BYTES, GRADIENT_BYTES
 from motley.units import Precision
 
 ONE_CHIP = Layout()
 
+MARGIN = 0.03
+"""Added to every prediction: allocators round up and fragment."""
+
+NVLINK_BYTES_PER_S = 300e9
+"""The link inside a node if nothing else is known (NVLink 3)."""
+
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Predicted peak of one stage on each of its chips, by part, in bytes."""
+    """Predicted peak of one stage on each of its chips, by part, in bytes.
+
+    `total_bytes` must fit the chip and has the margin.
+    """
 
     state_bytes: int
     """Parameters, gradients and optimizer state."""
@@ -35,19 +45,22 @@ class StageMemory:
     buffer_bytes: int
     context_bytes: int = 0
     """Outside the framework's allocator: the device's context, communicators."""
-    margin: float = 0.0
-    """Share added to what the allocator holds."""
+    cached_bytes: int = 0
+    """What a caching allocator holds besides while there is room; not in `total_bytes`."""
 
     @property
-    def reserved_bytes(self) -> int:
-        """What the framework's allocator holds, with the margin."""
-        parts = self.state_bytes + self.activation_bytes + self.transient_bytes + self.buffer_bytes
-        return math.ceil(parts * (1 + self.margin))
+    def allocated_bytes(self) -> int:
+        """All tensors at the peak."""
+        return self.state_bytes + self.activation_bytes + self.transient_bytes + self.buffer_bytes
 
     @property
     def total_bytes(self) -> int:
-        """All that must fit the chip."""
-        return self.reserved_bytes + self.context_bytes
+        return math.ceil(self.allocated_bytes * (1 + MARGIN)) + self.context_bytes
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What the allocator would show as reserved on a chip with room."""
+        return self.total_bytes - self.context_bytes + self.cached_bytes
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ class _Layers:
     largest_group: int
     kept_bytes: float
     transients: tuple[Transient, ...]
+    cached_bytes: float
 
 
 def stage_memory(
@@ -71,35 +85,39 @@ def stage_memory(
     layout: Layout = ONE_CHIP,
     stack: Stack = MOTLEY,
     accumulates: bool = True,
+    link_bytes_per_s: float = NVLINK_BYTES_PER_S,
 ) -> StageMemory:
     """Peak memory of the layers [first, last) with `num_in_flight` micro-batches kept.
 
     `micro_batch_size` counts the samples of the whole group. Without `accumulates` a step has one
-    micro-batch.
+    micro-batch. `link_bytes_per_s` is that between the group's chips.
     """
     first, last = layers
     sums = _sums(config, sequence_length, precision, first, last, layout, stack)
     samples = layout.member_samples(micro_batch_size)
-    is_whole = first == 0 and last == config.num_layers
+    in_pipeline = first > 0 or last < config.num_layers
+    state = state_bytes(sums.held, precision, layout)
     activations = num_in_flight * samples * sums.kept_bytes
-    state = state_bytes(sums.held, precision, layout, stack, in_pipeline=not is_whole)
-    gradients = gradient_bytes(sums.held, layout, stack)
     moment = max(samples * each.per_sample_bytes + each.fixed_bytes for each in sums.transients)
     after = step_bytes(sums.held, layout, stack)
+    gradients = gradient_bytes(sums.held, layout, stack)
     if accumulates or stack.footprint.gradients_stay:
         state += gradients
     else:
         after += gradients
+    edges = _edge_bytes(config, sequence_length, layers, samples, layout, stack)
+    parts = (
+        math.ceil(state),
+        math.ceil(activations),
+        math.ceil(max(moment, after - activations)),
+        math.ceil(edges + _bucket_bytes(sums, layout, stack)),
+    )
     return StageMemory(
-        state_bytes=math.ceil(state),
-        activation_bytes=math.ceil(activations),
-        transient_bytes=math.ceil(max(moment, after - activations)),
-        buffer_bytes=math.ceil(
-            _edge_bytes(config, sequence_length, layers, samples, layout, stack)
-            + _bucket_bytes(sums, layout, stack)
+        *parts,
+        context_bytes=_context_bytes(layout, stack, in_pipeline, link_bytes_per_s),
+        cached_bytes=math.ceil(
+            stack.footprint.cached_share * sum(parts) + samples * sums.cached_bytes
         ),
-        context_bytes=_context_bytes(layout, stack, in_pipeline=not is_whole),
-        margin=stack.footprint.margin,
     )
 
 
@@ -114,7 +132,7 @@ def device_memory(parts: Sequence[StageMemory]) -> StageMemory:
         transient_bytes=max(part.transient_bytes for part in parts),
         buffer_bytes=sum(part.buffer_bytes for part in parts),
         context_bytes=max(part.context_bytes for part in parts),
-        margin=max(part.margin for part in parts),
+        cached_bytes=max(part.cached_bytes for part in parts),
     )
 
 
@@ -128,12 +146,8 @@ def _sums(
     layout: Layout,
     stack: Stack,
 ) -> _Layers:
-    is_whole = first == 0 and last == config.num_layers
-    gathers = layout.sharding == "full" and not keeps_gathered(
-        layout, stack, in_pipeline=not is_whole
-    )
     memories = [
-        layer_memory(config, layer, sequence_length, precision, layout, stack, gathers=gathers)
+        layer_memory(config, layer, sequence_length, precision, layout, stack)
         for layer in range(first, last)
     ]
     return _Layers(
@@ -141,6 +155,7 @@ def _sums(
         largest_group=largest_group(config, first, last),
         kept_bytes=sum(memory.saved_bytes for memory in memories) + memories[-1].output_bytes,
         transients=tuple({each for memory in memories for each in memory.transients}),
+        cached_bytes=sum(memory.cached_bytes for memory in memories),
     )
 
 
@@ -163,10 +178,14 @@ def _bucket_bytes(sums: _Layers, layout: Layout, stack: Stack) -> float:
     bucket = stack.footprint.bucket_bytes
     if bucket is None:
         bucket = max(BUCKET_BYTES, GRADIENT_BYTES * sums.largest_group)
+    elif layout.data == 1:
+        return 0.0
     return min(bucket, stack.exchange_bytes * sums.held.on_chip(layout))
 
 
-def _context_bytes(layout: Layout, stack: Stack, *, in_pipeline: bool) -> int:
-    """The device's context, and a communicator for each group that the chip is in."""
+def _context_bytes(layout: Layout, stack: Stack, in_pipeline: bool, link_bytes_per_s: float) -> int:
+    """Tensor, data and pipeline groups have a communicator each."""
+    if not stack.footprint.has_context:
+        return 0
     groups = (layout.tensor > 1) + (layout.data > 1) + in_pipeline
-    return round(stack.footprint.context_bytes + groups * stack.footprint.communicator_bytes)
+    return round(context_bytes(groups, link_bytes_per_s))

@@ -43,16 +43,22 @@ def stage_bounds(case: Case) -> tuple[int, ...]:
 
 def _stage(case: Case, index: int, precision: Precision) -> StageMemory:
     bounds = stage_bounds(case)
+    # Whoever shares out sequences shares parameters among those chips too.
+    members = case.layout.data * case.context
+    layout = case.layout._replace(
+        data=members * (case.num_replicas if case.layout.sharding == "none" else 1)
+    )
     return stage_memory(
         case.config,
         case.sequence_length // case.context,
         precision,
         (bounds[index], bounds[index + 1]),
         num_in_flight=_in_flight(case, index),
-        micro_batch_size=case.micro_batch * case.layout.data,
-        layout=case.layout,
+        micro_batch_size=case.micro_batch * layout.data,
+        layout=layout,
         stack=case.stack,
         accumulates=case.num_micro_batches > 1,
+        link_bytes_per_s=min(link.bandwidth_bytes_per_s for link in case.local),
     )
 
 

@@ -29,9 +29,7 @@ STATE_BYTES_PER_PARAMETER: dict[Precision, int] = {
 """Of motley's trainer on one chip, which keeps everything there."""
 
 
-def state_bytes(
-    held: Held, precision: Precision, layout: Layout, stack: Stack, *, in_pipeline: bool
-) -> float:
+def state_bytes(held: Held, precision: Precision, layout: Layout) -> float:
     """Parameters and optimizer state on one chip."""
     here, share = held.on_chip(layout), held.share(layout)
     compute_copy = BYTES_PER_ELEMENT[precision]
@@ -39,15 +37,7 @@ def state_bytes(
         return (compute_copy + optimizer_bytes(precision)) * here
     if layout.sharding == "optimizer":
         return compute_copy * here + optimizer_bytes(precision) * share
-    sharded = (MASTER_BYTES + MOMENT_BYTES) * share
-    if keeps_gathered(layout, stack, in_pipeline=in_pipeline):
-        return sharded + (compute_copy + stack.exchange_bytes) * here
-    return sharded
-
-
-def keeps_gathered(layout: Layout, stack: Stack, *, in_pipeline: bool) -> bool:
-    """Fully-sharded parameters are whole on every chip for all micro-batches of a step."""
-    return layout.sharding == "full" and in_pipeline and stack.footprint.keeps_pipeline_gathered
+    return (MASTER_BYTES + MOMENT_BYTES) * share
 
 
 def gradient_bytes(held: Held, layout: Layout, stack: Stack) -> float:
@@ -60,7 +50,6 @@ def gradient_bytes(held: Held, layout: Layout, stack: Stack) -> float:
 
 
 def step_bytes(held: Held, layout: Layout, stack: Stack) -> float:
-    """What the exchange of gradients and the optimizer take after the last backward pass."""
+    """What the optimizer takes for its step, after the last backward pass."""
     updated = held.on_chip(layout) if layout.sharding == "none" else held.share(layout)
-    copies = stack.footprint.exchange_copy_bytes if layout.data > 1 else 0
-    return copies * held.on_chip(layout) + stack.footprint.step_bytes * updated
+    return stack.footprint.step_bytes * updated
