@@ -12,7 +12,7 @@ import functools
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +44,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[InputE
     """An instance of the dataclass `cls` from `table`; `where` names the table in messages."""
     if not isinstance(table, Mapping):
         raise error(f"{where}: expected a table, found {_describe(table)}.")
-    hints, required = _shape(cls)
+    hints, required = _shape(typing.cast(Hashable, cls))
     for key in table:
         if key not in hints:
             hint = nearest(key, hints) or f"Known keys: {', '.join(hints)}."
@@ -62,7 +62,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[InputE
 
 
 @functools.cache
-def _shape(cls: type) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _shape(cls: type[Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The type of every field of a dataclass, and the names of those without a default."""
     hints, fields = typing.get_type_hints(cls), dataclasses.fields(cls)
     missing = dataclasses.MISSING
@@ -76,7 +76,7 @@ def _shape(cls: type) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 def as_table(instance: Any) -> dict[str, Any]:
     """A dataclass as plain tables with unset keys left out; `build` reads them back."""
-    shape, _ = _shape(type(instance))
+    shape, _ = _shape(typing.cast(Hashable, type(instance)))
     values = ((name, getattr(instance, name)) for name in shape)
     return {name: _plain(value) for name, value in values if value is not None}
 

@@ -17,7 +17,7 @@ import typer
 from motley.chips.catalog import look_up
 from motley.chips.chip import Chip, Link
 from motley.cli.main import app
-from motley.cluster import Cluster, load_cluster, parse_cluster
+from motley.cluster import Cluster, Group, load_cluster, parse_cluster
 from motley.model.config import LatentAttention, MixtureOfExperts, ModelConfig, RopeScaling
 from motley.model.counts import model_counts
 from motley.model.presets import PRESETS
@@ -51,9 +51,14 @@ SECTIONS: list[tuple[str, str, type]] = [
     ("recipe.md", "[validation]", ValidationConfig),
     ("recipe.md", "[checkpoint]", CheckpointConfig),
     ("cluster.md", "[[chip]]", Chip),
+    ("cluster.md", "[[group]]", Group),
     ("cluster.md", "[[link]]", Link),
 ]
-NOT_FIELDS: dict[str, dict[str, Any]] = {"[[chip]]": {"count": 1}, "[model]": {"preset": None}}
+NOT_FIELDS: dict[str, dict[str, Any]] = {
+    "[[chip]]": {"count": 1},
+    "[[link]]": {"gbit_per_s": None},
+    "[model]": {"preset": None},
+}
 """Keys that the reader of the file takes itself."""
 
 PAIRS = [
@@ -63,6 +68,8 @@ PAIRS = [
     ("llama3-small", "mixed-drawer"),
     ("gpt2-124m", "mixed-drawer"),
     ("qwen3-0.6b", "mixed-drawer"),
+    ("gpt2-124m", "two-sites"),
+    ("gpt2-124m", "thousand-chips"),
 ]
 
 
@@ -112,7 +119,7 @@ def test_the_top_level_of_both_files_is_documented() -> None:
     assert documented.keys() | {name for name in tables if "." not in name} == recipe.keys()
     for key, cell in documented.items():
         assert read_default(cell, None) == recipe[key]
-    assert section_keys("cluster.md", "Top level").keys() == {"name", "chip", "link"}
+    assert section_keys("cluster.md", "Top level").keys() == {"name", "chip", "group", "link"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=id_of)

@@ -102,9 +102,9 @@ def _check_networks(cluster: Cluster, groups: Sequence[Expanded], where: str) ->
     if ("*", "*") in pairs:
         return
     for each in groups:
-        site = each.group.site
-        others = len(cluster.sites[site]) > 1
-        if not others or each.group.network_gbit_per_s or (site, site) in pairs:
+        site, nodes = each.group.site, {chip.node for chip in each.chips}
+        alone = len(cluster.sites[site]) == 1
+        if alone or (site, site) in pairs or all(pair_of("*", node) in pairs for node in nodes):
             continue
         raise ClusterError(
             f"{where}: group '{each.group.name}' says nothing about the network of its nodes, and "

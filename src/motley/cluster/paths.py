@@ -175,33 +175,33 @@ class Paths:
         if any(chip.name in self._named_chips for chip in chips):
             local, network = self._links_of_chips(chips)
         else:
-            local, network = self._links_of_nodes(sizes)
-        assumed = _assumed(all(chip.emulated for chip in chips))
-        if not local:
-            local = [self.link(chips[0], chips[0])]
+            assumed = _assumed(all(chip.emulated for chip in chips))
+            local, network = self._links_of_nodes(sizes, assumed)
         return Spread(
             len(chips),
             max(sizes.values()),
-            slowest(link or assumed for link in local),
-            slowest(link or assumed for link in network) if network else None,
+            slowest(local or [self.link(chips[0], chips[0])]),
+            slowest(network) if network else None,
         )
 
     def _links_of_chips(self, chips: Sequence[Chip]) -> tuple[list[Link], list[Link]]:
-        local, network = [], []
+        local: list[Link] = []
+        network: list[Link] = []
         for first, second in itertools.combinations(chips, 2):
-            levels = local if first.node == second.node else network
-            levels.append(self.link(first, second))
+            level = local if first.node == second.node else network
+            level.append(self.link(first, second))
         return local, network
 
     def _links_of_nodes(
-        self, sizes: Mapping[str, int]
-    ) -> tuple[list[Link | None], list[Link | None]]:
+        self, sizes: Mapping[str, int], assumed: Link
+    ) -> tuple[list[Link], list[Link]]:
+        """The same from paths between nodes alone; `assumed` where nothing is said."""
         local = [self.between_nodes(node, node) for node, size in sizes.items() if size > 1]
         network = [
             self.between_nodes(first, second)
             for first, second in itertools.combinations(self._typical(sizes), 2)
         ]
-        return local, network
+        return [link or assumed for link in local], [link or assumed for link in network]
 
     def _typical(self, nodes: Iterable[str]) -> list[str]:
         """Nodes of which every path is a path of all: two of each class, and those of own links."""
