@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from motley.chips.catalog import catalog, look_up
+from motley.chips.chip import Link
 from motley.chips.quoted_link import quoted_link
 from motley.cluster import Cluster, Spread, check_devices, parse_cluster
 from motley.errors import ClusterError, MotleyError, UnknownChipError
@@ -92,7 +93,8 @@ def test_a_spread_is_the_slowest_of_all_pairs(made: Cluster, data: st.DataObject
     nodes = [made.chip(name).node for name in names]
     assert spread.num_chips == len(names)
     assert spread.per_node == max(nodes.count(node) for node in nodes)
-    inside, across = [], []
+    inside: list[Link] = []
+    across: list[Link] = []
     for first, second in itertools.combinations(names, 2):
         alike = made.chip(first).node == made.chip(second).node
         (inside if alike else across).append(made.link(first, second))
