@@ -9,7 +9,7 @@ from torch.utils.flop_counter import flop_registry
 
 from motley import kernels
 from motley.chips import measure, training_block
-from motley.chips.measure import measure_device, time_windows
+from motley.chips.measure import measure_device, measure_matmul, time_windows
 from motley.chips.training_block import BlockShape, training_step
 from motley.errors import ProbeError
 
@@ -155,3 +155,8 @@ def test_flops_of_the_block_are_those_that_torch_counts() -> None:
     length, width = TINY.sequence_length, TINY.width
     attention = 3 * 2.0 * width * length * (length + 1) * TINY.batch * TINY.num_blocks
     assert TINY.flops - attention == counter.flops
+
+
+def test_fp8_is_not_measured_and_says_so() -> None:
+    with pytest.raises(ProbeError, match="fp8 matmuls are not measured"):
+        measure_matmul(torch.device("cpu"), "fp8", 2**30, 0.01)

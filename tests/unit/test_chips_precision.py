@@ -43,3 +43,9 @@ def test_fp16_says_that_it_needs_loss_scaling() -> None:
 def test_nothing_that_works_is_an_error() -> None:
     with pytest.raises(ProbeError):
         choose_precision({})
+
+
+def test_fp8_is_never_chosen() -> None:
+    assert choose_precision({"fp32": 1e12, "bf16": 2e12, "fp8": 9e12})[0] == "bf16"
+    with pytest.raises(ProbeError):
+        choose_precision({"fp8": 9e12})

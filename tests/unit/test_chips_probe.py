@@ -160,3 +160,12 @@ def test_strange_names_and_comments_stay_toml() -> None:
     cluster = parse_cluster(tomllib.loads(cluster_toml("x", [chip], [link], comments)))
     assert cluster.chips == (chip,)
     assert cluster.links == (link,)
+
+
+def test_a_quoted_chip_with_a_price_is_written_whole() -> None:
+    group = {"kind": "rtx-4090", "count": 2, "site": "here", "price_source": "x", "usd_per_hour": 1}
+    made = parse_cluster({"group": [group]})
+    link = dataclasses.replace(made.links[0], usd_per_gb=0.5, price_source="y")
+    again = parse_cluster(tomllib.loads(cluster_toml("x", made.chips, [link], {})))
+    assert again.chips == made.chips
+    assert again.links == (link,)

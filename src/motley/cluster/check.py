@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from motley.chips.chip import DEFAULT_SITE
 from motley.cluster.cluster import Cluster
-from motley.cluster.group import Expanded
+from motley.cluster.expand import Expanded
 from motley.cluster.paths import pair_of
 from motley.errors import ClusterError, nearest
 

@@ -1,28 +1,16 @@
-"""A `[[group]]` table: alike chips over alike nodes, such as 8 x rtx-4090 in 2 nodes.
-
-It is short for one `[[chip]]` table per chip, a link inside each node and each node's network.
-What is not given comes from the catalog; what neither knows is asked for.
-"""
+"""The keys of a `[[group]]` table, and how many chips each of its nodes has."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-from motley.chips.catalog import CatalogChip, look_up
-from motley.chips.chip import DEFAULT_SITE, Chip, Link
-from motley.chips.quoted import quoted_fields
-from motley.chips.quoted_link import LOCAL_LATENCY_S, quoted_link
-from motley.errors import ClusterError, UnknownChipError, nearest
-from motley.schema import build, require_positive
+from motley.chips.chip import DEFAULT_SITE
+from motley.errors import ClusterError
+from motley.schema import require_positive
 from motley.units import Source
 
 LARGEST_COUNT = 100_000
 """More alike chips than any run has had; a slip of the keyboard must not fill the memory."""
-
-GIGABIT_BYTES = 1e9 / 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,57 +50,6 @@ class Group:
             raise ValueError(f"per_node: must be above zero, found {min(self.per_node)}")
 
 
-GROUP_KEYS = tuple(each.name for each in dataclasses.fields(Group))
-CHIP_KEYS = tuple(
-    each.name for each in dataclasses.fields(Chip) if each.name not in (*GROUP_KEYS, "node")
-)
-"""That a group's table may give for all its chips."""
-
-
-class Expanded(NamedTuple):
-    """What a group stands for."""
-
-    group: Group
-    chips: tuple[Chip, ...]
-    links: tuple[Link, ...]
-
-
-def expand(entry: Mapping[str, Any], where: str, linked: frozenset[str]) -> Expanded:
-    """The chips and links of one table.
-
-    Nodes whose inside is `linked` by a table of its own need no link here.
-    """
-    for key in entry:
-        if key not in GROUP_KEYS and key not in CHIP_KEYS:
-            known = (*GROUP_KEYS, *CHIP_KEYS)
-            hint = nearest(key, known) or f"Known keys: {', '.join(known)}."
-            raise ClusterError(f"{where}: unknown key '{key}'.", remedy=hint)
-    own = {key: value for key, value in entry.items() if key in GROUP_KEYS}
-    group = build(Group, own, where, ClusterError)
-    sizes = node_sizes(group, where)
-    row, fields = _chip_fields(group.kind, entry, where)
-    kind = row.short_id if row else group.kind
-    group = dataclasses.replace(group, name=group.name or kind)
-    typical = build(Chip, {**fields, "name": group.name, "site": group.site}, where, ClusterError)
-    names = [group.name] if len(sizes) == 1 else [f"{group.name}-{i}" for i in range(len(sizes))]
-    chips = tuple(
-        dataclasses.replace(
-            typical, name=f"{node}.{index}", node=node, device=_device(typical, index)
-        )
-        for node, size in zip(names, sizes, strict=True)
-        for index in range(size)
-    )
-    links = [
-        dataclasses.replace(link, between=(node, node))
-        for node, size in zip(names, sizes, strict=True)
-        if size > 1 and (link := _inside(group, row, typical, size, node in linked, where))
-    ]
-    network = _network(group, typical)
-    if network:
-        links += [dataclasses.replace(network, between=(node, "*")) for node in names]
-    return Expanded(group, chips, tuple(links))
-
-
 def node_sizes(group: Group, where: str) -> list[int]:
     """Chips of each node; `ClusterError` where count, nodes and per_node contradict each other."""
     sizes = _given_sizes(group, where)
@@ -147,7 +84,10 @@ def _given_sizes(group: Group, where: str) -> list[int]:
         raise ClusterError(
             f"{where}: 'count' is missing.", remedy="Give count, the chips in all, or per_node."
         )
-    nodes = nodes or 1
+    return _even_sizes(count, nodes or 1, where)
+
+
+def _even_sizes(count: int, nodes: int, where: str) -> list[int]:
     if nodes > count:
         raise ClusterError(
             f"{where}: {nodes} nodes are more than the {count} chips.", remedy="Lower nodes."
@@ -164,60 +104,3 @@ def _given_sizes(group: Group, where: str) -> list[int]:
 
 def _listed(sizes: list[int]) -> str:
     return ", ".join(map(str, sizes)) if len(set(sizes)) > 1 else str(sizes[0])
-
-
-def _chip_fields(
-    kind: str, entry: Mapping[str, Any], where: str
-) -> tuple[CatalogChip | None, dict[str, Any]]:
-    """The catalog's row, if the kind has one, and the fields of each chip."""
-    given = {key: value for key, value in entry.items() if key in CHIP_KEYS}
-    try:
-        row = look_up(kind)
-    except UnknownChipError as unknown:
-        if "flops_per_s" not in given:
-            raise UnknownChipError(f"{where}: {unknown.message}", remedy=unknown.remedy) from None
-        return None, {**given, "kind": kind}
-    return row, quoted_fields(kind, given, where)
-
-
-def _device(chip: Chip, index: int) -> str:
-    """The device of the chip at that place in its node: a CPU has no number."""
-    kind = chip.device.partition(":")[0]
-    return kind if kind == "cpu" else f"{kind}:{index}"
-
-
-def _inside(
-    group: Group, row: CatalogChip | None, chip: Chip, size: int, is_linked: bool, where: str
-) -> Link | None:
-    """The link between the chips of one node; None if a table of its own gives it."""
-    given = group.link_bandwidth_bytes_per_s
-    if is_linked and given is None:
-        return None
-    quoted = quoted_link(row, size) if row else None
-    if given is not None:
-        return Link(
-            kind=group.link_kind or "",
-            bandwidth_bytes_per_s=given,
-            latency_s=LOCAL_LATENCY_S if group.link_latency_s is None else group.link_latency_s,
-            emulated=chip.emulated,
-            source="emulated" if chip.emulated else group.link_source,
-        )
-    if quoted is None:
-        raise ClusterError(
-            f"{where}: the link between chips of '{chip.kind}' inside a node is not known.",
-            remedy="Give link_bandwidth_bytes_per_s, or measure it: motley probe.",
-        )
-    latency_s = quoted.latency_s if group.link_latency_s is None else group.link_latency_s
-    return dataclasses.replace(quoted, latency_s=latency_s, kind=group.link_kind or quoted.kind)
-
-
-def _network(group: Group, chip: Chip) -> Link | None:
-    if group.network_gbit_per_s is None:
-        return None
-    return Link(
-        kind=group.network_kind,
-        bandwidth_bytes_per_s=group.network_gbit_per_s * GIGABIT_BYTES,
-        latency_s=group.network_latency_s,
-        emulated=chip.emulated,
-        source="emulated" if chip.emulated else group.network_source,
-    )

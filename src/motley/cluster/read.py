@@ -14,7 +14,8 @@ from motley.chips.chip import Chip, Link
 from motley.chips.quoted import quoted_fields
 from motley.cluster.check import check_topology
 from motley.cluster.cluster import Cluster
-from motley.cluster.group import GIGABIT_BYTES, LARGEST_COUNT, Expanded, expand
+from motley.cluster.expand import GIGABIT_BYTES, Expanded, expand
+from motley.cluster.group import LARGEST_COUNT
 from motley.errors import ClusterError, nearest
 from motley.schema import build, load_toml
 
