@@ -20,8 +20,8 @@ import numpy as np
 from motley.plan.rounds import codes, rounds
 from motley.plan.schedule import KINDS, PassKind, Schedule, execution_order
 
-TOLERANCE = 4e-3
-"""Of the time of an extrapolated run."""
+TOLERANCE = 1e-3
+"""Most that an extrapolated run errs, as a share of its time."""
 
 LOOK_BACK = 128
 """Most repetitions of the steady part over which growth is compared."""
