@@ -90,22 +90,24 @@ def _plain(value: Any) -> Any:
 
 
 def _convert(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
-    origin = typing.get_origin(hint)
+    if hint in (str, bool, int, float):
+        return _convert_plain(hint, value, where, error)
+    origin, choices = _parts(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in typing.get_args(hint):
+        if value is None and type(None) in choices:
             return None
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        options = [option for option in choices if option is not type(None)]
         return _convert(options[0], value, where, error)
     if origin is typing.Literal:
-        return _convert_choice(typing.get_args(hint), value, where, error)
+        return _convert_choice(choices, value, where, error)
     if origin is tuple:
         items = value if isinstance(value, list) else [value]
-        (item_hint, *_) = typing.get_args(hint)
+        (item_hint, *_) = choices
         return tuple(_convert(item_hint, item, where, error) for item in items)
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise error(f"{where}: expected a table, found {_describe(value)}.")
-        key_hint, item_hint = typing.get_args(hint)
+        key_hint, item_hint = choices
         return {
             _convert(key_hint, key, where, error): _convert(
                 item_hint, item, f"{where}.{key}", error
@@ -115,6 +117,12 @@ def _convert(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where, error)
     return _convert_plain(hint, value, where, error)
+
+
+@functools.cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Of a type such as `tuple[int, ...]`: the class, and what it is of."""
+    return typing.get_origin(hint), typing.get_args(hint)
 
 
 def _convert_choice(
