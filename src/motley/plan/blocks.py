@@ -1,4 +1,4 @@
-"""Groups of a cluster's chips as the blocks that an evaluator prices, and the links between them."""
+"""Groups of chips as the blocks that an evaluator prices, and the links between them."""
 
 from __future__ import annotations
 

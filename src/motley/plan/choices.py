@@ -1,4 +1,4 @@
-"""Splits while they are searched for: light tuples, with blocks of chips by their place in a list."""
+"""Splits while they are searched for: light tuples, with blocks by their place in a list."""
 
 from __future__ import annotations
 

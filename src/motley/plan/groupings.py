@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from motley.cluster import Cluster
@@ -67,7 +68,7 @@ def cut(kind: Kind, count: int) -> tuple[Names, ...]:
             bounds.append(num_nodes)
         return tuple(
             tuple(name for node in kind.nodes[first:last] for name in node)
-            for first, last in zip(bounds, bounds[1:], strict=False)
+            for first, last in pairwise(bounds)
         )
     parts = count // num_nodes
     return tuple(

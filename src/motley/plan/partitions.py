@@ -216,21 +216,14 @@ class _Lines(NamedTuple):
     @classmethod
     def of(cls, shapes: Sequence[Shape]) -> _Lines:
         """The lines of the shapes, in their order."""
-        columns = zip(
-            *(
-                (
-                    shape.micro_batch_size,
-                    shape.most_samples,
-                    shape.start_s,
-                    shape.round_trip_s,
-                    shape.period_s,
-                )
-                for shape in shapes
-            ),
-            strict=True,
+        return cls(
+            np.array([float(shape.micro_batch_size) for shape in shapes]),
+            np.array([float(shape.most_samples) for shape in shapes]),
+            np.array([shape.start_s for shape in shapes]),
+            np.array([shape.round_trip_s for shape in shapes]),
+            np.array([shape.period_s for shape in shapes]),
+            np.array([shape.tails_s for shape in shapes]),
         )
-        tails = np.array([shape.tails_s for shape in shapes])
-        return cls(*(np.array(column, dtype=float) for column in columns), tails)
 
     def samples(self, seconds: float, alone: bool) -> NDArray[np.float64]:
         """Most samples in some time; the inverse of `Shape.seconds`."""

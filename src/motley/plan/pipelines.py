@@ -3,8 +3,8 @@
 A pipeline is built from its last stage backwards. That is where the schedule fixes how many
 micro-batches a stage keeps, so memory is checked exactly while building. For a given number m of
 micro-batches the time from any stage on is max(m x its own work, its work + the time behind it);
-the best of each (blocks used, first layer) is kept. All first and last layers, and all goals of one
-micro-batch size, are worked out at once as arrays.
+the best few of each (blocks used, first layer) are kept. All first and last layers, and all goals
+of one micro-batch size, are worked out at once as arrays.
 
 Axes: g goals, i the cut where a stage begins, j the cut where it ends.
 """
@@ -25,7 +25,7 @@ from motley.plan.evaluate import Evaluator
 from motley.plan.stage_arrays import NEVER, StageArrays
 
 Floats = NDArray[np.float64]
-Indices = NDArray[np.int32]
+Indices = NDArray[np.intp]
 
 
 class Goals(NamedTuple):
@@ -85,8 +85,16 @@ class PipelineSearch:
     """Finds the best pipelines for the goals of one micro-batch size."""
 
     def __init__(
-        self, evaluator: Evaluator, classes: BlockClasses, arrays: StageArrays, goals: Goals
+        self,
+        evaluator: Evaluator,
+        classes: BlockClasses,
+        arrays: StageArrays,
+        goals: Goals,
+        *,
+        beam: int,
     ) -> None:
+        self.beam = beam
+        self.merges_heads = classes.uniform and beam == 1
         self.classes = classes
         self.arrays = arrays
         self.goals = goals
@@ -107,16 +115,17 @@ class PipelineSearch:
         none: Counts = tuple(0 for _ in self.classes.totals)
         level: list[Counts] = [none]
         for num_stages in range(1, self.most_stages + 1):
-            found: dict[Counts, dict[int, _Tails]] = {}
+            found: dict[Counts, list[_Tails]] = {}
             for used in level:
                 for block in self._addable(used):
                     now = (*used[:block], used[block] + 1, *used[block + 1 :])
                     tails = self._put_before(block, used, num_stages)
-                    if tails is not None:
-                        head = -1 if self.classes.uniform else block
-                        heads = found.setdefault(now, {})
-                        heads[head] = heads[head].better_of(tails) if head in heads else tails
-            self._found.update({now: list(heads.values()) for now, heads in found.items()})
+                    known = found.setdefault(now, [])
+                    if tails and known and self.merges_heads:
+                        known[0] = known[0].better_of(tails[0])
+                    else:
+                        known += tails
+            self._found.update(found)
             level = list(found)
             for now in level:
                 yield from ((now, pipeline) for pipeline in self._whole(now))
@@ -133,17 +142,17 @@ class PipelineSearch:
             if used[index] < total and (not widths or width in widths):
                 yield index
 
-    def _put_before(self, block: int, used: Counts, num_stages: int) -> _Tails | None:
+    def _put_before(self, block: int, used: Counts, num_stages: int) -> list[_Tails]:
         """The best ends that begin with a stage on this block, before those of `used`."""
         forward, backward, own, shared = self.arrays.of_goals(block, num_stages, self.goals)
         if forward.min() >= NEVER:
-            return None
+            return []
         work = forward + backward
         exchange = own + self.weights * shared
         if num_stages == 1:
-            return self._last_stage(block, work, backward, exchange)
-        best: _Tails | None = None
-        for index, rest in enumerate(self._found.get(used, ())):
+            return [self._last_stage(block, work, backward, exchange)]
+        listed = []
+        for rest in self._found.get(used, ()):
             head = int(rest.block.flat[0])
             send, latency = self.messages[block][head]
             one_way = send + latency
@@ -154,48 +163,64 @@ class PipelineSearch:
             exchanged = np.maximum(
                 time - backward + exchange, forward + one_way + rest.exchanged_s[:, None, :]
             )
-            tails = self._pick(block, index, work, time, exchanged)
-            best = best.better_of(tails) if best is not None else tails
-        return best
+            listed.append((work, time, exchanged))
+        return self._picked(block, listed) if listed else []
 
-    def _last_stage(
-        self, block: int, work: Floats, backward: Floats, exchange: Floats
-    ) -> _Tails | None:
+    def _last_stage(self, block: int, work: Floats, backward: Floats, exchange: Floats) -> _Tails:
         """The last stage alone: it ends with the last cut."""
-        work, backward, exchange = (each[:, :, -1:] for each in (work, backward, exchange))
-        time = self.counts * work
-        picked = self._pick(block, 0, work, time, time - backward + exchange)
-        end = np.full_like(picked.cut, len(self.arrays.cuts) - 1)
-        return _Tails(*(*picked._all[:5], end, picked.rest))  # type: ignore[arg-type]
+        work, backward, exchange = (each[:, :, -1] for each in (work, backward, exchange))
+        time = self.counts[:, :, 0] * work
+        exchanged = time - backward + exchange
+        shape = np.broadcast_shapes(time.shape, exchanged.shape)
+        return _Tails(
+            score=np.broadcast_to(np.maximum(time, exchanged), shape),
+            time_s=np.broadcast_to(time, shape),
+            exchanged_s=np.broadcast_to(exchanged, shape),
+            work_s=np.broadcast_to(work, shape),
+            block=np.full(shape, block),
+            cut=np.full(shape, len(self.arrays.cuts) - 1),
+            rest=np.zeros(shape, dtype=np.intp),
+        )
 
-    def _pick(self, block: int, rest: int, work: Floats, time: Floats, exchanged: Floats) -> _Tails:
-        """For each goal and first cut the end (the last axis) with the lowest score."""
+    def _picked(self, block: int, listed: list[tuple[Floats, Floats, Floats]]) -> list[_Tails]:
+        """For each goal and first cut the best ends: which rest, and where the stage stops."""
+        work, time, exchanged = (
+            each[0] if len(each) == 1 else np.concatenate(each, axis=2)
+            for each in zip(*listed, strict=True)
+        )
         score = np.maximum(time, exchanged)
-        end = np.argmin(score, axis=2)[:, :, None]
-        taken = [
-            np.take_along_axis(np.broadcast_to(each, score.shape), end, axis=2)[:, :, 0]
-            for each in (score, time, exchanged, work)
-        ]
-        cut = end[:, :, 0].astype(np.int32)
-        return _Tails(*taken, np.full_like(cut, block), cut, np.full_like(cut, rest))  # type: ignore[arg-type]
+        shape, num_ends = score.shape[:2], score.shape[2]
+        flat = score.reshape(-1, num_ends)
+        best = min(self.beam, num_ends)
+        ranked = (
+            np.argmin(flat, axis=1)[:, None]
+            if best == 1
+            else np.argsort(flat, axis=1, kind="stable")[:, :best]
+        )
+        rows = np.arange(len(flat))
+        found = []
+        for rank in range(best):
+            places = ranked[:, rank]
+            taken = [
+                np.broadcast_to(each, score.shape).reshape(-1, num_ends)[rows, places]
+                for each in (score, time, exchanged, work)
+            ]
+            rest, cut = np.divmod(places, len(self.arrays.cuts))
+            whole = (*taken, np.full(len(flat), block), cut, rest)
+            found.append(_Tails(*(each.reshape(shape) for each in whole)))
+        return found
 
     def _whole(self, used: Counts) -> Iterator[Pipeline]:
-        """The best pipeline over all layers for each goal."""
-        for goal, (count, _) in enumerate(self.goals.pairs):
-            finite = [
-                (float(tails.score[goal, 0]), index)
-                for index, tails in enumerate(self._found[used])
-                if tails.score[goal, 0] < NEVER
-            ]
-            if finite:
-                _, index = min(finite)
-                tails = self._found[used][index]
-                yield Pipeline(
-                    tuple(self._stages(used, index, goal)),
-                    count,
-                    float(tails.time_s[goal, 0]),
-                    float(tails.exchanged_s[goal, 0]),
-                )
+        """The best pipelines over all layers for each goal."""
+        for index, tails in enumerate(self._found[used]):
+            for goal, (count, _) in enumerate(self.goals.pairs):
+                if tails.score[goal, 0] < NEVER:
+                    yield Pipeline(
+                        tuple(self._stages(used, index, goal)),
+                        count,
+                        float(tails.time_s[goal, 0]),
+                        float(tails.exchanged_s[goal, 0]),
+                    )
 
     def _stages(self, used: Counts, index: int, goal: int) -> Iterator[StageChoice]:
         """Follows the choices from the first stage to the last."""

@@ -111,7 +111,7 @@ class Refiner:
             yield replica._replace(stages=stages)
         for stages in _exchanged(replica.stages):
             yield replica._replace(stages=stages)
-        for shape in self.shapes.get(self._used(replica), ())[:6]:
+        for shape in self.shapes.get(self._used(replica), ()):
             if shape.stages != replica.stages:
                 size = min(shape.micro_batch_size, replica.num_samples)
                 yield ReplicaChoice(shape.stages, size, replica.num_samples)

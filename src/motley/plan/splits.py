@@ -26,7 +26,10 @@ MOST_CUTS = 36
 """Boundaries between layers that a pipeline is first built from; more are tried at the end."""
 
 NEAR = 1.03
-"""Partitions are looked at whose estimate is no longer than this times the shortest."""
+"""Partitions are looked at first whose estimate is no longer than this times the shortest."""
+
+PESSIMISM = 1.1
+"""The estimate of a short pipeline with slow links may be too long by so much."""
 
 MOST_SUBSETS = 6
 """Choices of blocks that are looked into when chips cost money."""
@@ -44,6 +47,8 @@ class Found(NamedTuple):
 class Effort:
     """How far each level of the search looks, by how many kinds of splits there are."""
 
+    beam: int
+    """Pipelines kept for each set of blocks, first block and first layer."""
     num_sizes: int
     """Micro-batch sizes for which pipelines are built."""
     num_counts: int
@@ -61,10 +66,10 @@ def effort_for(classes: BlockClasses, num_cuts: int) -> Effort:
     for total in classes.totals:
         states *= total + 1
     if states <= 1200:
-        return Effort(8, 5, 24, 600, 24, 1500)
+        return Effort(4, 8, 5, 32, 600, 24, 1500)
     if states <= 4000:
-        return Effort(5, 3, 8, 60, 4, 200)
-    return Effort(4, 2, 4, 40, 3, 120)
+        return Effort(1, 5, 3, 8, 60, 4, 200)
+    return Effort(1, 4, 2, 4, 40, 3, 120)
 
 
 class SplitSearch:
@@ -101,7 +106,9 @@ class SplitSearch:
         arrays = StageArrays(self.evaluator, self.cuts)
         built: dict[Counts, dict[tuple[tuple[StageChoice, ...], int], Pipeline]] = {}
         for goals in self._goals():
-            search = PipelineSearch(self.evaluator, self.classes, arrays, goals)
+            search = PipelineSearch(
+                self.evaluator, self.classes, arrays, goals, beam=self.effort.beam
+            )
             for used, pipeline in search.run():
                 key = (pipeline.stages, goals.micro_batch_size)
                 built.setdefault(used, {}).setdefault(key, pipeline)
@@ -141,7 +148,7 @@ class SplitSearch:
             (_, size), pipeline = entry
             return pipeline.time_s * max(share / size, 1.0) / pipeline.num_micro_batches
 
-        likely = sorted(pipelines.items(), key=rough)[: 3 * most]
+        likely = sorted(pipelines.items(), key=rough)[: 2 * most]
         shapes = [
             shape
             for (_, size), pipeline in likely
@@ -154,7 +161,7 @@ class SplitSearch:
         return list(kept)
 
     def _visit(self, partitions: Partitions) -> Iterator[Found]:
-        """Simulates promising partitions, until none can be faster than the best."""
+        """Simulates promising partitions, up to those that cannot be faster than the best."""
         most = self.effort.most_partitions
         for subset, near in self._subsets(partitions):
             fastest_s, done = float("inf"), set[Split]()
@@ -162,9 +169,9 @@ class SplitSearch:
                 if last is None:
                     if fastest_s == float("inf"):
                         break
-                    last = partitions.step_of(fastest_s)
+                    last = partitions.step_of(PESSIMISM * fastest_s)
                 for promise in partitions.promising(subset, last, 4 * most)[:most]:
-                    if promise.time_s > fastest_s or promise.split in done:
+                    if promise.time_s > PESSIMISM * fastest_s or promise.split in done:
                         continue
                     done.add(promise.split)
                     found = self._simulated(promise.split)

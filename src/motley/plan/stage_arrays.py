@@ -42,15 +42,21 @@ class StageArrays:
         self.evaluator = evaluator
         self.cuts = cuts
         self._times: dict[tuple[int, int, int, int], StageTimes] = {}
+        self._of_goals: dict[tuple[int, int, Goals], StageTimes] = {}
         self._parameters = self._held_parameters()
 
     def of_goals(self, block: int, num_stages: int, goals: Goals) -> StageTimes:
         """Of the first of `num_stages` stages, for every goal (g, i, j)."""
-        each = [
-            self._of(block, min(num_stages, count), goals.micro_batch_size, count)
-            for count, _ in goals.pairs
-        ]
-        return StageTimes(*(np.stack(parts) for parts in zip(*each, strict=True)))
+        key = (block, num_stages, goals)
+        found = self._of_goals.get(key)
+        if found is None:
+            each = [
+                self._of(block, min(num_stages, count), goals.micro_batch_size, count)
+                for count, _ in goals.pairs
+            ]
+            stacked = (np.stack(parts) for parts in zip(*each, strict=True))
+            found = self._of_goals[key] = StageTimes(*stacked)
+        return found
 
     def _of(self, block: int, kept: int, size: int, count: int) -> StageTimes:
         weight = self.evaluator.count_weight(block, count)

@@ -100,7 +100,8 @@ def all_reduce_seconds(
 ) -> float:
     """Time of a ring all-reduce, held up by the slowest path between any two of its ranks.
 
-    A rank that is named more than once stands for as many alike. 2(n-1) rounds, each moving 1/n of the bytes (Patarasuk and Yuan, JPDC 2009).
+    A rank that is named more than once stands for as many alike. 2(n-1) rounds, each moving 1/n of
+    the bytes (Patarasuk and Yuan, JPDC 2009).
     """
     num_ranks = len(ranks)
     if num_ranks < 2:

@@ -18,14 +18,15 @@ from motley.plan.cost import (
     layer_time,
     optimizer_seconds,
 )
-from motley.plan.layout import Layout
 from motley.plan.held import groups_of, held_parameters
+from motley.plan.layout import Layout
 from motley.plan.memory import StageMemory, device_memory, stage_memory
 from motley.plan.schedule import in_flight_of
 from motley.plan.space import TRAINABLE, Space, layouts
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.sync import group_exchange_seconds
 from motley.recipe import Recipe
+from motley.units import Precision
 
 Held = tuple[int, ...]
 """How many layers of each kind a stage holds."""
@@ -69,7 +70,7 @@ class StageTables:
         self._kinds = _layer_kinds(recipe)
         self._held_before = _running_counts(self._kinds)
         self._sums: dict[tuple[int, int, Layout], RunningSums] = {}
-        self._memory: dict[tuple[int, Held, int, int, Layout], StageMemory] = {}
+        self._memory: dict[tuple[Precision, Held, int, int, Layout], StageMemory] = {}
         self._layouts: dict[tuple[int, Held, int, int, int], Layout | None] = {}
         self._useful: dict[tuple[int, int, int, int], tuple[Layout, ...]] = {}
         self._parameters: dict[Held, int] = {}
@@ -103,13 +104,14 @@ class StageTables:
     ) -> StageMemory:
         """Predicted peak of a stage, on each of its chips."""
         block, first, last = stage
-        key = (block, self.held(first, last), num_in_flight, micro_batch_size, layout)
+        precision = self.blocks[block].chip.precision
+        key = (precision, self.held(first, last), num_in_flight, micro_batch_size, layout)
         need = self._memory.get(key)
         if need is None:
             need = self._memory[key] = stage_memory(
                 self.config,
                 self.sequence_length,
-                self.blocks[block].chip.precision,
+                precision,
                 (first, last),
                 num_in_flight=num_in_flight,
                 micro_batch_size=micro_batch_size,
@@ -180,8 +182,10 @@ class StageTables:
             return forward + backward + once / count
 
         known = layouts(self.blocks[block], self.config, self.space)
+        if self.blocks[block].num_chips > 1:
+            known = tuple(sorted(known, key=seconds))
         least: int | None = None
-        for layout in sorted(known, key=seconds) if len(known) > 1 else known:
+        for layout in known:
             need = self.memory(whole, num_in_flight, size, layout).total_bytes
             if least is None or need < least:
                 least = need
