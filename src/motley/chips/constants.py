@@ -18,6 +18,7 @@ class Constants:
     matmul_share: float
     lost_waves: float
     misaligned_share: float
+    ragged_share: float
     flash_share: float
     fp8_share: float
     fp8_row_share: float
@@ -25,6 +26,7 @@ class Constants:
     kernel_s: float
     launch_s: float
     link_share: float
+    network_share: float
     pcie_share: float
     socket_share: float
     collective_s: float

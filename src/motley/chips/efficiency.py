@@ -1,8 +1,9 @@
 """What a chip reaches of its quoted figures, from physics and from measurements that are public.
 
 `reach.csv` has, per chip, the measured rate of large matrix products and the number of compute
-units, each with its origin. A chip without a measured rate gets one from its power: a matrix
-product needs a certain energy per FLOP, which falls from one year's chips to the next.
+units, each with its origin. A chip without a measured rate gets what its vendor's measured chips
+reach, or less if its power is too small: a matrix product needs a certain energy per FLOP, which
+falls from one year's chips to the next.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from motley.chips.catalog import CatalogChip
+from motley.chips.catalog import CatalogChip, catalog
 
 UNTHROTTLED_SHARE = 0.85
 """Of its peak that a chip reaches in large 16-bit products when power does not hold it back: the
@@ -25,6 +26,9 @@ JOULES_PER_FLOP_2017 = 2.4e-12
 
 HALVING_YEARS = 2.6
 """In which the energy of a 16-bit FLOP halves: from V100 (2.4 pJ, 2017) to H100 (0.71 pJ, 2022)."""
+
+HELD_BACK = 0.9
+"""Below this share of its peak a chip's power says more than its vendor's libraries."""
 
 FLASH_OVER_MATMUL = 0.6
 """Rate of a fused attention kernel over that of large products where it was not measured: between
@@ -81,7 +85,8 @@ def efficiency_of(chip: CatalogChip) -> Efficiency:
     reach = reaches().get(chip.id)
     units = (reach and reach.num_units) or UNKNOWN_UNITS
     peak_tflops = max(chip.bf16_tflops or 0.0, chip.fp16_tflops or 0.0) or chip.fp32_tflops
-    share, flash = UNTHROTTLED_SHARE * power_share(chip), None
+    vendor = UNTHROTTLED_SHARE if chip.torch_device == "cpu" else vendor_share(chip.vendor)
+    share, flash = min(vendor, UNTHROTTLED_SHARE * power_share(chip)), None
     if reach and peak_tflops:
         share = reach.matmul_tflops / peak_tflops if reach.matmul_tflops else share
         flash = reach.flash_tflops / peak_tflops if reach.flash_tflops else None
@@ -91,6 +96,19 @@ def efficiency_of(chip: CatalogChip) -> Efficiency:
         num_units=units,
         measured=bool(reach and reach.matmul_tflops),
     )
+
+
+@functools.cache
+def vendor_share(vendor: str) -> float:
+    """Mean share of the peak over the measured chips of a vendor that power does not hold back: how
+    far its libraries come."""
+    found = []
+    for id, reach in reaches().items():
+        chip = catalog()[id]
+        peak = max(chip.bf16_tflops or 0.0, chip.fp16_tflops or 0.0)
+        if chip.vendor == vendor and reach.matmul_tflops and peak and power_share(chip) > HELD_BACK:
+            found.append(min(1.0, reach.matmul_tflops / peak))
+    return sum(found) / len(found) if found else UNTHROTTLED_SHARE
 
 
 def power_share(chip: CatalogChip) -> float:

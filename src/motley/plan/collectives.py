@@ -1,13 +1,15 @@
 """How long collectives take over two levels of links: inside nodes, and between them.
 
-Rings move (n-1)/n of the bytes per reduce-scatter or all-gather (Patarasuk and Yuan, JPDC 2009).
-Over several nodes NCCL and its kin reduce inside the node first, so that each byte crosses the
-network once per node. A link that was measured or is emulated gives what it says. A quoted one
+A ring moves (n-1)/n of the bytes over each of its links per reduce-scatter or all-gather (Patarasuk
+and Yuan, JPDC 2009); over several nodes it enters and leaves every node once, so the slower of the
+chip's local link and the node's network sets the pace (NCCL's rings). A link that was measured or is emulated gives what it says. A quoted one
 gives the share that collectives are known to reach, and each collective costs a start besides.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from motley.chips.chip import Link
@@ -16,14 +18,21 @@ from motley.chips.constants import CONSTANTS, Constants
 if TYPE_CHECKING:
     from motley.cluster import Spread
 
+_SOCKETS = re.compile(r"ethernet|tcp|socket", re.IGNORECASE)
+_NETWORKS = re.compile(r"infiniband|rdma|omni-?path|slingshot|\befa\b", re.IGNORECASE)
 
-class _Level(NamedTuple):
-    """One ring: of chips inside a node, or of nodes."""
+LONGEST_RING = 64
+"""Chips from which libraries take trees, whose latency grows with the logarithm."""
 
-    size: int
+
+class _Ring(NamedTuple):
+    """A ring through all chips of a spread."""
+
     bandwidth_bytes_per_s: float
-    """Of one member of the ring, while all groups beside it communicate too."""
+    """Of its slowest link, while all groups beside it communicate too."""
     latency_s: float
+    """Of all its messages, one after another."""
+    start_s: float
 
 
 def all_reduce_seconds(
@@ -39,16 +48,13 @@ def reduce_scatter_seconds(
     num_bytes: float, spread: Spread, *, groups: int = 1, constants: Constants = CONSTANTS
 ) -> float:
     """Every chip gets its part of the sum; `num_bytes` is the whole."""
-    if spread.num_chips < 2:
+    size = spread.num_chips
+    if size < 2:
         return 0.0
-    seconds = _start(spread, constants)
-    left = num_bytes
-    for level in _levels(spread, groups, constants):
-        rounds = level.size - 1
-        seconds += rounds / level.size * left / level.bandwidth_bytes_per_s
-        seconds += rounds * level.latency_s
-        left /= level.size
-    return seconds
+    ring = _ring(spread, groups, constants)
+    rounds = size - 1
+    moved = rounds / size * num_bytes / ring.bandwidth_bytes_per_s
+    return ring.start_s + moved + ring.latency_s
 
 
 def all_gather_seconds(
@@ -65,17 +71,17 @@ def all_to_all_seconds(
     size = spread.num_chips
     if size < 2:
         return 0.0
-    seconds = _start(spread, constants)
-    levels = _levels(spread, groups, constants)
-    inside = levels[0].size if levels[0].size > 1 else 1
-    local = levels[0]
-    seconds += (inside - 1) / size * num_bytes / local.bandwidth_bytes_per_s + local.latency_s
-    if len(levels) > 1:
-        network = levels[1]
-        # The node's chips share its network; `_levels` gives a ring's share of one chip.
-        crossing = (size - inside) / size * num_bytes * inside
-        seconds += crossing / network.bandwidth_bytes_per_s + network.latency_s
-    return seconds
+    inside = min(size, max(1, spread.per_node))
+    local = spread.local
+    rate = local.bandwidth_bytes_per_s * reached_share(local, constants)
+    seconds = (inside - 1) / size * num_bytes / rate + local.latency_s
+    if size > inside and spread.network is not None:
+        network = spread.network
+        share = reached_share(network, constants, between_nodes=True)
+        rate = network.bandwidth_bytes_per_s * share
+        crossing = (size - inside) / size * num_bytes * inside * groups
+        seconds += crossing / rate + network.latency_s
+    return seconds + _start(spread, constants)
 
 
 def send_seconds(num_bytes: float, link: Link, constants: Constants = CONSTANTS) -> float:
@@ -83,10 +89,16 @@ def send_seconds(num_bytes: float, link: Link, constants: Constants = CONSTANTS)
     return num_bytes / (link.bandwidth_bytes_per_s * reached_share(link, constants))
 
 
-def reached_share(link: Link, constants: Constants = CONSTANTS) -> float:
+def reached_share(
+    link: Link, constants: Constants = CONSTANTS, *, between_nodes: bool = False
+) -> float:
     """Share of the link's bandwidth that messages get."""
     if link.source not in ("quoted", "predicted"):
         return 1.0
+    if _SOCKETS.search(link.kind):
+        return constants.socket_share
+    if between_nodes or _NETWORKS.search(link.kind):
+        return constants.network_share
     return constants.pcie_share if link.kind.startswith("PCIe") else constants.link_share
 
 
@@ -105,17 +117,19 @@ def _start(spread: Spread, constants: Constants) -> float:
     return constants.collective_s if quoted else 0.0
 
 
-def _levels(spread: Spread, groups: int, constants: Constants) -> list[_Level]:
+def _ring(spread: Spread, groups: int, constants: Constants) -> _Ring:
+    """The ring through all chips: it enters and leaves each node once."""
     inside = min(spread.num_chips, max(1, spread.per_node))
     nodes = -(-spread.num_chips // inside)
     local = spread.local
-    levels = []
-    if inside > 1:
-        bandwidth = local.bandwidth_bytes_per_s * reached_share(local, constants)
-        levels.append(_Level(inside, bandwidth, local.latency_s))
+    bandwidth = local.bandwidth_bytes_per_s * reached_share(local, constants)
+    latency = (spread.num_chips - nodes) * local.latency_s if inside > 1 else 0.0
     if nodes > 1:
         link = spread.network or local
-        # After the reduction inside the node its chips send one part each, together all.
-        bandwidth = link.bandwidth_bytes_per_s * reached_share(link, constants) / inside / groups
-        levels.append(_Level(nodes, bandwidth, link.latency_s))
-    return levels or [_Level(1, local.bandwidth_bytes_per_s, local.latency_s)]
+        share = reached_share(link, constants, between_nodes=True)
+        across = link.bandwidth_bytes_per_s * share / groups
+        bandwidth = min(bandwidth, across) if inside > 1 else across
+        latency += (nodes - 1) * link.latency_s
+    if nodes > 1 and spread.num_chips > LONGEST_RING:
+        latency *= math.log2(spread.num_chips) / spread.num_chips
+    return _Ring(bandwidth, latency, _start(spread, constants))

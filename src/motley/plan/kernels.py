@@ -28,8 +28,9 @@ SHORTEST_SUM = 512
 """Terms that libraries leave to each part of a split sum ("split-K") at least."""
 
 ALIGNMENT_BYTES = 16
-"""Below this alignment of its rows a product leaves the fast path of tensor cores (NVIDIA, matrix
-multiplication guide)."""
+LINE_BYTES = 128
+"""Products are fastest with rows of whole 128-byte lines, and below 16 bytes they leave the fast
+path of tensor cores (NVIDIA, matrix multiplication background user's guide)."""
 
 
 class Engine(NamedTuple):
@@ -47,6 +48,7 @@ class Engine(NamedTuple):
     launch_s: float
     lost_waves: float
     misaligned_share: float
+    ragged_share: float
 
 
 def engine_of(chip: Chip, stack: Stack) -> Engine:
@@ -76,6 +78,7 @@ def engine_of(chip: Chip, stack: Stack) -> Engine:
         launch_s=constants.launch_s,
         lost_waves=constants.lost_waves,
         misaligned_share=constants.misaligned_share,
+        ragged_share=constants.ragged_share,
     )
 
 
@@ -100,15 +103,24 @@ def matmul_seconds(engine: Engine, matmul: Matmul) -> float:
     parts = min(max(engine.num_units / tiles, 1.0), max(inner / SHORTEST_SUM, 1.0))
     waves = max(tiles * parts / engine.num_units, 1.0) + engine.lost_waves
     by_engine = waves * 2.0 * TILE * TILE * inner / parts * engine.num_units / rate
-    if not (aligned(inner, engine.element_bytes) and aligned(columns, engine.element_bytes)):
-        by_engine /= engine.misaligned_share
+    by_engine /= min(aligned_share(engine, inner), aligned_share(engine, columns))
     moved = count * engine.element_bytes * (rows * inner + inner * columns + rows * columns)
     return max(by_engine, moved / engine.bandwidth_bytes_per_s)
 
 
-def aligned(size: float, element_bytes: int) -> bool:
-    """Whether rows of that many elements begin at multiples of 16 bytes."""
-    return element_bytes > 2 or (size * element_bytes) % ALIGNMENT_BYTES == 0
+def aligned_share(engine: Engine, size: float) -> float:
+    """Share of its rate that a product keeps whose rows have that many elements.
+
+    Experts get any number of tokens, which libraries pad.
+    """
+    num_bytes = size * engine.element_bytes
+    if num_bytes != int(num_bytes):
+        return 1.0
+    if num_bytes % LINE_BYTES == 0:
+        return 1.0
+    if num_bytes % ALIGNMENT_BYTES == 0 or engine.element_bytes > 2:
+        return engine.ragged_share
+    return engine.misaligned_share
 
 
 def _tiles(size: float) -> float:

@@ -187,7 +187,7 @@ def _send_seconds(case: Case, chip: Chip, stage: int) -> float:
         rate = link.bandwidth_bytes_per_s * share * case.layout.tensor
         return num_bytes / rate + link.latency_s + constants.collective_s
     beside = max(1, min(case.per_node, per_stage) // width)
-    share = reached_share(case.network, constants)
+    share = reached_share(case.network, constants, between_nodes=True)
     rate = case.network.bandwidth_bytes_per_s * share / beside
     return num_bytes / rate + case.network.latency_s + constants.collective_s
 
@@ -282,12 +282,19 @@ def _strided(case: Case, stride: int, size: int) -> Spread:
 
 
 def _tied_exchange(case: Case) -> float:
-    """The gradient of a tied head, between the first and the last stage."""
-    stage = case.layout.num_chips * case.num_replicas * case.context
+    """The gradient of a tied head, between the first and the last stage.
+
+    Many pairs of chips exchange it at once, and each fills the gaps that the others leave on the
+    network: together they reach more of it than one.
+    """
+    per_stage = case.layout.num_chips * case.num_replicas * case.context
     num_bytes = case.config.vocabulary * case.config.width * case.stack.exchange_bytes
-    beside = min(case.per_node, stage)
-    rate = case.network.bandwidth_bytes_per_s * reached_share(case.network, case.stack.constants)
-    if stage * case.num_stages <= case.per_node:
+    constants = case.stack.constants
+    if per_stage * case.num_stages <= case.per_node:
         local = _slowest_local(case)
-        beside, rate = 1, local.bandwidth_bytes_per_s * reached_share(local, case.stack.constants)
-    return num_bytes / case.layout.tensor * beside / rate
+        rate = local.bandwidth_bytes_per_s * reached_share(local, constants)
+        return num_bytes / case.layout.tensor / rate
+    pairs = min(case.per_node, per_stage)
+    share = reached_share(case.network, constants, between_nodes=True)
+    rate = case.network.bandwidth_bytes_per_s * (1.0 - (1.0 - share) ** pairs)
+    return num_bytes / case.layout.tensor * pairs / rate

@@ -7,28 +7,28 @@ fills is listed in `Case.assumed`, and a row of which too little is known is ski
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from motley.chips.catalog import CatalogChip
 from motley.chips.chip import Chip, Link
 from motley.chips.constants import Constants
 from motley.chips.efficiency import efficiency_of
 from motley.chips.quoted import quoted_fields, training_precision
+from motley.chips.quoted_link import LOCAL_LATENCY_S, PCIE_X16_BYTES_PER_S, quoted_link
 from motley.errors import UnknownChipError
 from motley.model.config import ModelConfig
 from motley.plan.layout import Layout, Recompute, Sharding
 from motley.plan.published import PublishedRow
 from motley.plan.published_chips import NamedChip, named_chips
-from motley.plan.published_model import Incomplete, config_of
+from motley.plan.published_model import Incomplete, config_of, named_shape
 from motley.plan.published_network import Network, network_of
 from motley.plan.published_stack import stack_of
 from motley.plan.stack import Stack
 from motley.units import Precision
 
-LOCAL_LATENCY_S = 3e-6
-"""Of a message between chips of one node."""
 NETWORK_LATENCY_S = 8e-6
 """Of a message between nodes over InfiniBand or RoCE."""
 SOCKET_LATENCY_S = 5e-5
@@ -83,7 +83,7 @@ def case_of(
     named = named_chips(row.chip)
     stack, assumed = stack_of(row)
     if constants is not None:
-        stack = _with_constants(stack, constants)
+        stack = replace(stack, constants=constants)
     assumed += [entry for chip in named for entry in chip.assumed]
     length = row.seq_len or _sequence(row, stack, assumed)
     config, more = config_of(row, length, table)
@@ -114,8 +114,8 @@ def case_of(
         chips=tuple(_chip(chip, row.precision, stack, constants) for chip in named),
         counts=tuple(chip.count or num_chips for chip in named),
         per_node=network.per_node,
-        local=tuple(_local(chip.catalog) for chip in named),
-        network=_network_link(network, stack),
+        local=tuple(_local(chip.catalog, network, kind) for kind, chip in enumerate(named)),
+        network=_network_link(network),
         layout=Layout(tensor, inside, 1, sharding, _recompute(row)),
         num_stages=stages,
         num_replicas=data // inside,
@@ -130,20 +130,12 @@ def case_of(
     )
 
 
-def _with_constants(stack: Stack, constants: Constants) -> Stack:
-    from dataclasses import replace
-
-    return replace(stack, constants=constants)
-
-
 def _noted(notes: str, pattern: str) -> int | None:
     match = re.search(pattern, notes)
     return int(match.group(1)) if match else None
 
 
 def _sequence(row: PublishedRow, stack: Stack, assumed: list[str]) -> int:
-    from motley.plan.published_model import named_shape
-
     noted = _noted(row.notes, r"default (\d{3,6})\)") or DEFAULT_SEQUENCE.get(stack.name)
     shape = named_shape(row.model)
     length = noted or (shape.context if shape else None)
@@ -286,23 +278,24 @@ def _chip(named: NamedChip, text: str, stack: Stack, constants: Constants | None
     return Chip(**fields)
 
 
-def _local(chip: CatalogChip) -> Link:
+def _local(chip: CatalogChip, network: Network, kind: int) -> Link:
     """Between the chips of a node; PCIe 4.0 x16 where the catalog has no link."""
-    rate = (chip.link_gbps or 31.0) * 1e9
-    return Link(
-        kind=chip.link or "PCIe",
-        bandwidth_bytes_per_s=rate,
+    link = quoted_link(chip, network.per_node) or Link(
+        kind="PCIe 4.0 x16",
+        bandwidth_bytes_per_s=PCIE_X16_BYTES_PER_S[4.0],
         latency_s=LOCAL_LATENCY_S,
-        source="quoted",
+        source="predicted",
     )
+    limits = network.local_bytes_per_s
+    limit = limits[min(kind, len(limits) - 1)] if limits else None
+    rate = min(link.bandwidth_bytes_per_s, limit or math.inf)
+    return replace(link, bandwidth_bytes_per_s=rate)
 
 
-def _network_link(network: Network, stack: Stack) -> Link:
-    share = 1.0
-    if network.sockets:
-        share = stack.constants.socket_share / stack.constants.link_share
+def _network_link(network: Network) -> Link:
     return Link(
-        bandwidth_bytes_per_s=network.node_bytes_per_s * share,
+        kind="Ethernet" if network.sockets else "InfiniBand or RoCE",
+        bandwidth_bytes_per_s=network.node_bytes_per_s,
         latency_s=SOCKET_LATENCY_S if network.sockets else NETWORK_LATENCY_S,
         source="quoted",
     )

@@ -20,9 +20,9 @@ HBM2E_STACK_GBPS = 408.0
 _COUNT = re.compile(r"^(\d+)\s*x\s+(.+)$", re.IGNORECASE)
 _MEMORY = re.compile(r"(?<![\w.])(\d+)\s*gi?b?\b", re.IGNORECASE)
 _WATTS = re.compile(r"(?<![\w.])(\d+)\s*w\b", re.IGNORECASE)
-_ALIASES = {"gh200": "h100", "mi250": "mi250x", "ascend-910b": "ascend-910b3", "tpu-v6": "tpu-v6e"}
-"""Kinds that the catalog lists under another name: GH200 has the H100's die; the MI250 is an MI250X
-with 208 of its 220 units; a 910B without a number is the 910B3 of the Atlas 800T A2."""
+_ALIASES = {"mi250": "mi250x", "ascend-910b": "ascend-910b3", "tpu-v6": "tpu-v6e"}
+"""Kinds that the catalog lists under another name: the MI250 is an MI250X with 208 of its 220
+units; a 910B without a number is the 910B3 of the Atlas 800T A2."""
 
 _BRANDS = frozenset({"rtx", "gtx", "ascend", "radeon", "rx", "bi", "mtt", "dcu", "jetson"})
 _FORMS = re.compile(r"-(sxm\d?|pcie|oam|module)$")

@@ -84,8 +84,12 @@ def _agrees(config: ModelConfig, row: PublishedRow) -> bool:
 
 
 def _with_vocabulary(config: ModelConfig, row: PublishedRow, length: int) -> ModelConfig:
+    heads = row.n_heads or config.heads
+    keys = config.num_key_value_heads
     return dataclasses.replace(
         config,
+        heads=heads,
+        key_value_heads=heads if keys == config.heads else keys,
         vocab_size=padded(row.vocab or config.vocabulary, row.tp or 1),
         context=max(config.context, length),
     )
@@ -116,10 +120,16 @@ def _family(name: str, width: int, heads: int, vocabulary: int, length: int) -> 
 
 def _heads(row: PublishedRow, siblings: Iterable[PublishedRow], assumed: list[str]) -> int:
     assert row.d_model is not None
-    for other in siblings:
-        if other.n_heads and other.d_model == row.d_model and other.source == row.source:
-            assumed.append(f"heads not given: {other.n_heads} as in line {other.line}")
-            return other.n_heads
+    known = [
+        other
+        for other in siblings
+        if other.n_heads and other.d_model == row.d_model and other.source == row.source
+    ]
+    if known:
+        size = row.params_b or 0.0
+        near = min(known, key=lambda other: abs((other.params_b or 0.0) - size))
+        assumed.append(f"heads not given: {near.n_heads} as in line {near.line}")
+        return near.n_heads or 1
     size = HEAD_SIZES[row.d_model > WIDE]
     split = row.tp or 1
     counts = [n for n in range(1, row.d_model + 1) if row.d_model % n == 0 and n % split == 0]

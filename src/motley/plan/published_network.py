@@ -31,6 +31,8 @@ class Machine:
     node_bytes_per_s: float
     sockets: bool = False
     """Without RDMA: collectives run over TCP."""
+    local_bytes_per_s: float | None = None
+    """Between the chips of a node, where it is less than the chip's own link gives."""
     source: str
 
 
@@ -70,7 +72,8 @@ MACHINES = (
         per_node=4,
         node_bytes_per_s=50 * GIGABIT,
         sockets=True,
-        source="AWS g4dn.12xlarge: four T4, 50 Gbit/s Ethernet",
+        local_bytes_per_s=7.9e9,
+        source="AWS g4dn.12xlarge: four T4 on eight lanes of PCIe 3.0 each, 50 Gbit/s Ethernet",
     ),
     Machine(
         pattern=r"p3\.8xlarge",
@@ -97,6 +100,8 @@ class Network:
     node_bytes_per_s: float
     """Of a whole node, one direction."""
     sockets: bool
+    local_bytes_per_s: tuple[float | None, ...] = ()
+    """Between chips of a node, by kind of chip, where the machine gives less than their links."""
     assumed: str = ""
     """What the text left open, and what was taken."""
 
@@ -110,6 +115,7 @@ def network_of(text: str, chip: CatalogChip, num_chips: int) -> Network:
             per_node=slowest.per_node,
             node_bytes_per_s=slowest.node_bytes_per_s,
             sockets=slowest.sockets,
+            local_bytes_per_s=_locals(text, machines),
         )
     per_node = _per_node(text) or min(8, num_chips)
     rate = _rate(text, per_node)
@@ -123,6 +129,17 @@ def network_of(text: str, chip: CatalogChip, num_chips: int) -> Network:
     return Network(
         per_node=per_node, node_bytes_per_s=usual * per_node / 8, sockets=sockets, assumed=assumed
     )
+
+
+def _locals(text: str, machines: list[Machine]) -> tuple[float | None, ...]:
+    """Limits inside the nodes, in the order in which the text names its machines."""
+    places = [re.search(machine.pattern, text, re.IGNORECASE) for machine in machines]
+    named = sorted(
+        (place.start(), machine.local_bytes_per_s)
+        for place, machine in zip(places, machines, strict=True)
+        if place is not None
+    )
+    return tuple(limit for _, limit in named)
 
 
 def _per_node(text: str) -> int | None:

@@ -12,6 +12,7 @@ from motley.plan.stack import (
     MEGATRON,
     MEGATRON_2021,
     MEGATRON_DEEPSPEED,
+    MEGATRON_DEEPSPEED_2020,
     NANOGPT,
     SAILOR,
     TORCHTITAN,
@@ -20,7 +21,8 @@ from motley.plan.stack import (
 )
 
 _SOURCES: tuple[tuple[str, Stack], ...] = (
-    (r"bigscience|dachengli1/amp|megatron-deepspeed|megatron-ds", MEGATRON_DEEPSPEED),
+    (r"dachengli1/amp", MEGATRON_DEEPSPEED_2020),
+    (r"bigscience|megatron-deepspeed|megatron-ds", MEGATRON_DEEPSPEED),
     (r"megatron-lm images|arxiv 2104\.04473", MEGATRON_2021),
     (r"llm-foundry|llmfoundry|composer|mosaic", LLM_FOUNDRY),
     (r"torchtitan|fms-fsdp", TORCHTITAN),

@@ -7,7 +7,7 @@ the trainer does and the default everywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from motley.chips.constants import CONSTANTS, Constants
@@ -37,10 +37,12 @@ class Stack:
     """Of the flash attention kernel (arXiv 2205.14135, 2307.08691, 2407.08608)."""
     fp8_rows: bool = False
     """Products in fp8 scale every row by itself, not the whole matrix."""
-    compiled: bool = False
-    """Pointwise operations of one place run as one kernel."""
-    fused_softmax: bool = True
-    """Scale, mask and softmax of unfused attention in one kernel."""
+    fused: bool = False
+    """Pointwise operations of one place run as one kernel, compiled or written by hand."""
+    fused_loss: bool = False
+    """The loss passes over the logits once each way."""
+    softmax: Literal["fused", "eager", "eager-fp32"] = "fused"
+    """Scale, mask and softmax of unfused attention: one kernel, or several in 16 or 32 bits."""
     dropout: bool = False
     """Trains with dropout, as GPT-2 did: passes over the stream and over unfused scores."""
     sequence_parallel: bool = False
@@ -68,7 +70,7 @@ class Stack:
     """The format that it trains in unless told otherwise; None is the chip's own."""
     footprint: Footprint = MOTLEY_FOOTPRINT
     """What it keeps in memory."""
-    constants: Constants = CONSTANTS
+    constants: Constants = field(default=CONSTANTS, compare=False)
     """The measured habits of kernels and networks that are common to all software."""
 
 
@@ -78,14 +80,15 @@ MOTLEY = Stack(name="motley")
 MEGATRON_2021 = Stack(
     name="megatron-2021",
     attention="unfused",
+    fused=True,
     dropout=True,
     overlap_data=False,
-    gradient_bytes=4,
-    exchange_bytes=4,
+    gradient_bytes=2,
+    exchange_bytes=2,
     footprint=MEGATRON_2021_FOOTPRINT,
 )
 """Megatron-LM up to version 2.6 (arXiv 2104.04473): unfused attention, fused softmax and
-bias-dropout kernels, fp32 main gradients summed after the backward pass."""
+bias-dropout kernels, gradients in 16 bits, summed after the backward pass."""
 
 MEGATRON_DEEPSPEED = replace(
     MEGATRON_2021,
@@ -106,10 +109,19 @@ MEGATRON_DEEPSPEED_BF16 = replace(
 """The same with DeepSpeed's bf16 optimizer (BLOOM, from the end of February 2022 on): fp32
 gradients beside the 16-bit ones."""
 
+MEGATRON_DEEPSPEED_2020 = replace(
+    MEGATRON_DEEPSPEED,
+    name="megatron-deepspeed-2020",
+    softmax="eager",
+    balance="blocks",
+    fused=False,
+)
+"""DeepSpeed's 3D-parallel example on Megatron-LM 1.1.5, which AMP ran: no fused softmax."""
+
 MEGATRON = Stack(
     name="megatron",
     sequence_parallel=True,
-    compiled=True,
+    fused=True,
     footprint=MEGATRON_FOOTPRINT,
 )
 """Megatron-Core with flash attention, fused kernels and sequence parallelism."""
@@ -127,23 +139,27 @@ LLM_FOUNDRY = Stack(
 TORCHTITAN = Stack(
     name="torchtitan",
     sequence_parallel=True,
-    compiled=True,
+    fused=True,
+    fused_loss=True,
     selective="half",
     exchange_bytes=4,
     footprint=TORCHTITAN_FOOTPRINT,
 )
 """PyTorch FSDP2 with torch.compile, as torchtitan and fms-fsdp run it."""
 
-TORCHTITAN_EAGER = replace(TORCHTITAN, name="torchtitan-eager", compiled=False)
+TORCHTITAN_EAGER = replace(TORCHTITAN, name="torchtitan-eager", fused=False, fused_loss=False)
 """The same without torch.compile."""
 
-NANOGPT = Stack(name="nanogpt", compiled=True, exchange_bytes=4, footprint=NANOGPT_FOOTPRINT)
+NANOGPT = Stack(
+    name="nanogpt", fused=True, fused_loss=True, exchange_bytes=4, footprint=NANOGPT_FOOTPRINT
+)
 """nanoGPT and its kind: torch.compile, DDP."""
 
 SAILOR = replace(
     MEGATRON_2021,
     name="sailor",
-    fused_softmax=False,
+    softmax="eager-fp32",
+    fused=False,
 )
 """The research trainer of Sailor (SOSP 2025): Megatron-DeepSpeed's split of an eager OPT model. Its
 published peaks of memory are those of 16-bit activations with kept scores."""
@@ -151,7 +167,7 @@ published peaks of memory are those of 16-bit activations with kept scores."""
 STACKS: dict[str, Stack] = {
     stack.name: stack
     for stack in (
-        MOTLEY, MEGATRON_2021, MEGATRON_DEEPSPEED, MEGATRON_DEEPSPEED_BF16, MEGATRON, DEEPSPEED,
+        MOTLEY, MEGATRON_2021, MEGATRON_DEEPSPEED, MEGATRON_DEEPSPEED_2020, MEGATRON_DEEPSPEED_BF16, MEGATRON, DEEPSPEED,
         LLM_FOUNDRY, TORCHTITAN, TORCHTITAN_EAGER, NANOGPT, SAILOR,
     )
 }  # fmt: skip

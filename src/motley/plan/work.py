@@ -20,12 +20,13 @@ FLASH_BACKWARD = 2.5
 """FLOPs of flash attention's backward pass over its forward pass: it computes the scores again,
 five products instead of two (arXiv 2205.14135)."""
 
-FUSED_SOFTMAX = (2.0, 3.0)
-"""Elements of the scores that one kernel for scale, mask and softmax reads and writes, forward and
-backward (Megatron-LM's scaled_upper_triang_masked_softmax)."""
+SOFTMAX_ELEMENTS = {"fused": (2.0, 3.0), "eager": (6.5, 7.0), "eager-fp32": (16.0, 14.0)}
+"""16-bit elements read and written for scale, mask and softmax per score, forward and backward: one
+kernel (Megatron-LM's scaled_upper_triang_masked_softmax), one for each, or those in fp32 between
+two casts (Hugging Face's models)."""
 
-EAGER_SOFTMAX = (16.0, 14.0)
-"""The same as kernels of their own, in fp32 between two casts, as Hugging Face's models have it."""
+SOFTMAX_KERNELS = {"fused": 6.0, "eager": 9.0, "eager-fp32": 12.0}
+"""Launched for the whole core of unfused attention, forward."""
 
 LOGIT_BYTES_FORWARD = 22
 """Per logit: written in 16 bits, read and widened to fp32, log-softmax reads and writes."""
@@ -33,8 +34,8 @@ LOGIT_BYTES_FORWARD = 22
 LOGIT_BYTES_BACKWARD = 22
 """Per logit: the softmax's gradient in fp32, narrowed, read."""
 
-LOGIT_BYTES_COMPILED = 8
-"""The same in one pass each way, as a compiled loss or a chunked one does it."""
+LOGIT_BYTES_FUSED = 8
+"""The same in one pass each way, as a compiled or a chunked loss does it."""
 
 
 class Matmul(NamedTuple):
@@ -192,11 +193,11 @@ def _core_work(
         )
     scores = Matmul(length, core.query_key_size, length, heads, False)
     mixed = Matmul(length, length, core.value_size, heads, False)
-    forward, backward = FUSED_SOFTMAX if stack.fused_softmax else EAGER_SOFTMAX
+    forward, backward = SOFTMAX_ELEMENTS[stack.softmax]
     if stack.dropout:
         forward, backward = forward + 2.5, backward + 2.5
     score_bytes = heads * float(length) * length * element_bytes
-    few = 6.0 if stack.fused_softmax else 12.0
+    few = SOFTMAX_KERNELS[stack.softmax]
     return (
         Work(matmuls=(scores, mixed), moved_bytes=forward * score_bytes, kernels=few),
         Work(
@@ -227,23 +228,26 @@ class _Passes(NamedTuple):
         stack, tensor = self.stack, self.layout.tensor
         stream = self.tokens * self.config.width / (tensor if stack.sequence_parallel else 1)
         if self.core is None:
-            return stream * (2 if stack.compiled else 4)
-        # Two norms (read, write) and two residual sums (read both, write); eager norms widen to
-        # fp32 and sums are kernels of their own. Dropout reads, writes, and keeps a mask.
-        per_element = 8.0 if stack.compiled else 14.0
+            return stream * (2 if stack.fused else 4)
+        # Two norms (read, write) and two residual sums (read both, write): fused, a sum and the
+        # norm behind it read once. An eager RMSNorm is many operations, some of them in fp32.
+        # Dropout reads, writes, and keeps a mask.
+        eager = 10.0 if self.config.norm == "layernorm" else 18.0
+        per_element = 8.0 if stack.fused else eager
         if stack.dropout:
-            per_element += 5.0
+            per_element += 1.0 if stack.fused else 5.0
         queries = self.core.query_heads * self.core.query_key_size
         keys = self.core.key_value_heads * (self.core.query_key_size + self.core.value_size)
-        mixed = (queries + keys) / tensor * self.tokens * (2.0 if stack.compiled else 4.0)
+        # Copies of queries, keys and values from one layout to another, or their rotation.
+        eager = 6.0 if self.config.positions == "rotary" else 3.0
+        mixed = (queries + keys) / tensor * self.tokens * (2.0 if stack.fused else eager)
         return stream * per_element + mixed + self._hidden()
 
     def _hidden(self) -> float:
         """Of the MLP's activation: reads what the first products made, writes what the last reads;
-        eager adds the bias before, and multiplies by the gate after."""
-        gated = self.config.gated
-        eager = 5.0 if gated else 4.0
-        per_element = (3.0 if gated else 2.0) if self.stack.compiled else eager
+        eager multiplies by the gate in a pass of its own."""
+        gated = 3.0 if self.stack.fused else 5.0
+        per_element = gated if self.config.gated else 2.0
         wide = sum(
             product.in_width * product.experts_per_token
             for product in self.products
@@ -254,8 +258,8 @@ class _Passes(NamedTuple):
     def logits(self) -> tuple[float, float]:
         """Bytes moved by the loss, forward and backward."""
         count = self.tokens * self.config.vocabulary / self.layout.tensor
-        if self.stack.compiled:
-            return LOGIT_BYTES_COMPILED * count, LOGIT_BYTES_COMPILED * count
+        if self.stack.fused_loss:
+            return LOGIT_BYTES_FUSED * count, LOGIT_BYTES_FUSED * count
         return LOGIT_BYTES_FORWARD * count, LOGIT_BYTES_BACKWARD * count
 
     def kernels(self) -> float:
@@ -263,7 +267,7 @@ class _Passes(NamedTuple):
         products = float(len(self.products))
         if self.core is None:
             return products + 10.0
-        return products + (8.0 if self.stack.compiled else 20.0)
+        return products + (8.0 if self.stack.fused else 20.0)
 
 
 def _embedding_work(
