@@ -1,8 +1,7 @@
 """Predicts the step of a published case: the composition of layers, messages and stages.
 
-Every stage runs its micro-batches one after another (1F1B); the pipeline's step is as long as its
-slowest stage takes for all of them plus the way of one micro-batch through the others. Then the
-gradients are added up and the optimizer runs.
+Layers give stages, stages a pipeline that is simulated event by event; then the gradients are added
+up and the optimizer runs.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from motley.plan.collectives import (
     reduce_scatter_seconds,
 )
 from motley.plan.cost import LayerTime, boundary_bytes, layer_time, optimizer_seconds
+from motley.plan.pipeline import PipelineCost, extrapolate_pipeline, gradients_complete
 from motley.plan.published_case import Case
 
 HIDEABLE = 0.8
@@ -117,6 +117,11 @@ def _bounds(case: Case, stage: int) -> tuple[int, int]:
     )
 
 
+def stage_bounds(case: Case) -> tuple[tuple[int, int], ...]:
+    """First and last layer of every stage, in the order of the pipeline."""
+    return tuple(_bounds(case, stage) for stage in range(case.num_stages))
+
+
 def _even(count: int, stages: int, stage: int) -> tuple[int, int]:
     """Bounds of one of `stages` even parts; the first parts have the odd ones."""
     size, odd = divmod(count, stages)
@@ -193,16 +198,31 @@ def _send_seconds(case: Case, chip: Chip, stage: int) -> float:
 
 
 def _pipeline_seconds(stages: list[_Stage], case: Case) -> float:
-    """All micro-batches through all stages."""
+    """All micro-batches through all stages, event by event.
+
+    Sends hold up the chips, as the blocking sends of Megatron-LM and DeepSpeed do. With several
+    stages per group the blocks of each are spread evenly over its stages.
+    """
     sends = [0.0, *(stage.send_s for stage in stages)]
-    times = [
-        stage.forward_s + stage.backward_s + before + stage.send_s
+    forward = [stage.forward_s / case.virtual + stage.send_s for stage in stages]
+    backward = [
+        stage.backward_s / case.virtual + before
         for stage, before in zip(stages, sends, strict=False)
     ]
-    fill = sum(stage.forward_s + stage.backward_s + 2 * stage.send_s for stage in stages)
-    slowest = max(times)
-    bubble = max(0.0, fill - slowest) / case.virtual
-    return case.num_micro_batches * slowest + bubble
+    num_stages = len(stages) * case.virtual
+    idle = (0.0,) * num_stages
+    cost = PipelineCost(
+        start_s=idle,
+        forward_s=tuple((seconds, seconds) for seconds in forward * case.virtual),
+        backward_s=tuple((seconds, seconds) for seconds in backward * case.virtual),
+        send_s=((0.0, 0.0),) * (num_stages - 1),
+        latency_s=(0.0,) * (num_stages - 1),
+        schedule="interleaved" if case.virtual > 1 else "1f1b",
+        devices=tuple(range(len(stages))) * case.virtual if case.virtual > 1 else (),
+    )
+    count = case.num_micro_batches
+    began = extrapolate_pipeline(cost, count)
+    return max(gradients_complete(cost, count, began))
 
 
 def _held(case: Case, stage: int) -> float:
