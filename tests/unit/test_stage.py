@@ -21,7 +21,7 @@ from motley.model.counts import layer_counts, parameter_groups
 from motley.model.layers import TOKEN_EMBEDDING
 from motley.model.transformer import Transformer, build_transformer
 from motley.plan.cost import layer_cost
-from motley.plan.memory import held_parameters
+from motley.plan.held import held_parameters
 from motley.train.assemble import hold_parameters
 from motley.train.parameters import build_parameters
 from motley.train.stage import StageRunner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from motley.model.config import ModelConfig
@@ -53,18 +54,29 @@ def groups_of(config: ModelConfig) -> tuple[ParameterGroup, ...]:
     return parameter_groups(config)
 
 
+class _Table(NamedTuple):
+    """The groups of a model, by layer."""
+
+    before: tuple[Held, ...]
+    """What the layers before each one have of their own."""
+    own: tuple[int, ...]
+    """Parameters of each layer's own."""
+    shared: tuple[ParameterGroup, ...]
+    """Groups that several layers use."""
+
+
 def held_parameters(config: ModelConfig, first_layer: int, last_layer: int) -> int:
     """Parameters that a stage holds; one that two of its layers share counts once."""
-    return sum(group.num_parameters for group in _groups(config, first_layer, last_layer))
+    return round(sum(held_in_stage(config, first_layer, last_layer)))
 
 
 @lru_cache(maxsize=65536)
 def held_in_stage(config: ModelConfig, first_layer: int, last_layer: int) -> Held:
     """The same by how they are shared; one that two of the layers share counts once."""
-    total = Held()
-    for group in _groups(config, first_layer, last_layer):
-        total += _held_in_group(config, group)
-    return total
+    table = _table(config)
+    pairs = zip(table.before[last_layer], table.before[first_layer], strict=True)
+    own = Held(*(after - before for after, before in pairs))
+    return own._replace(split=own.split + sum(_shared(table, first_layer, last_layer)))
 
 
 @lru_cache(maxsize=4096)
@@ -75,20 +87,36 @@ def held_in_layer(config: ModelConfig, layer: int) -> Held:
 
 def largest_group(config: ModelConfig, first_layer: int, last_layer: int) -> int:
     """Parameters of the stage's largest group."""
-    groups = _groups(config, first_layer, last_layer)
-    return max((group.num_parameters for group in groups), default=0)
+    table = _table(config)
+    shared = _shared(table, first_layer, last_layer)
+    return max(*table.own[first_layer:last_layer], *shared, 0)
 
 
-def _groups(config: ModelConfig, first: int, last: int) -> list[ParameterGroup]:
+def _shared(table: _Table, first: int, last: int) -> list[int]:
     return [
-        group for group in groups_of(config) if any(first <= layer < last for layer in group.layers)
+        group.num_parameters
+        for group in table.shared
+        if any(first <= layer < last for layer in group.layers)
     ]
 
 
-def _held_in_group(config: ModelConfig, group: ParameterGroup) -> Held:
-    if len(group.layers) > 1:
-        return Held(split=group.num_parameters)
-    (layer,) = group.layers
+@lru_cache(maxsize=64)
+def _table(config: ModelConfig) -> _Table:
+    own, held = [0] * config.num_layers, [Held()] * config.num_layers
+    for group in groups_of(config):
+        if len(group.layers) == 1:
+            (layer,) = group.layers
+            own[layer] = group.num_parameters
+            held[layer] = _held_in_group(config, layer, group.num_parameters)
+    return _Table(
+        before=tuple(accumulate(held, initial=Held())),
+        own=tuple(own),
+        shared=tuple(group for group in groups_of(config) if len(group.layers) > 1),
+    )
+
+
+def _held_in_group(config: ModelConfig, layer: int, num_parameters: int) -> Held:
+    """Of what one layer has of its own."""
     products = layer_products(config, layer)
     experts = sum(product.parameters for product in products if product.experts > 1)
     split = sum(
@@ -100,4 +128,4 @@ def _held_in_group(config: ModelConfig, group: ParameterGroup) -> Held:
         split += config.vocabulary * config.embedding_size
     elif config.tied_head and layer == config.num_layers - 1:
         split -= config.vocabulary * config.embedding_size
-    return Held(split, group.num_parameters - split - experts, experts)
+    return Held(split, num_parameters - split - experts, experts)

@@ -27,6 +27,9 @@ from motley.units import BYTES_PER_ELEMENT, Precision
 MASK_BYTES = 1
 """A dropout mask is a boolean per element."""
 
+LATE_LOGIT_BYTES = 2
+"""Per logit: what the loss's peak in the backward pass has over the one in the forward pass."""
+
 SCORE_GRADIENTS = 2
 """Unfused attention's backward pass has the gradients of the softmax's output and input at once."""
 
@@ -75,7 +78,7 @@ def layer_memory(
     return LayerMemory(
         saved_bytes=kept,
         output_bytes=view.stream(view.counts.output_bytes),
-        transients=tuple(view.transients(repeated)),
+        transients=tuple(view.transients(repeated, kept)),
         cached_bytes=view.cached(),
     )
 
@@ -195,15 +198,26 @@ class _View:
             total += split(numbers * self.element_bytes)
         return total
 
-    def transients(self, repeated: float) -> Iterator[Transient]:
-        """While the layer runs backward; with recompute it has made what it keeps again."""
-        counts = self.counts
-        fixed = self.inside(counts.fixed_bytes)
-        if self.layout.sharding == "full":
-            fixed = self._exchanged()
-        yield Transient(self._workspace() + repeated, fixed)
+    def transients(self, repeated: float, kept: float) -> Iterator[Transient]:
+        """While the layer runs backward, and then while its gradients are shared out.
+
+        With recompute it has made `repeated` bytes again; what it `kept` is free in the end.
+        """
+        fixed = self.inside(self.counts.fixed_bytes)
+        if self.layout.sharding == "full" and self.layer:
+            behind = self.gathered() if self.is_block else 0.0
+            yield Transient(self._workspace() + repeated, fixed + self.gathered() + behind)
+            exchanged = exchanged_bytes(
+                self.config, self.layer, self.precision, self.layout, self.stack
+            )
+            yield Transient(self.leaving() - kept, exchanged + behind)
+        else:
+            yield Transient(self._workspace() + repeated, fixed)
         if self.is_head and not self.stack.footprint.chunked_loss:
-            yield Transient(self._logits(self._logit_bytes), self._gathered())
+            yield Transient(self._logits(self._logit_bytes), self.gathered())
+            # In the forward pass the gathered buffer is still there beside the parameters.
+            before = max(self._logit_bytes - LATE_LOGIT_BYTES, 0.0)
+            yield Transient(self._logits(before), 2 * self.gathered())
 
     @property
     def _logit_bytes(self) -> float:
@@ -229,16 +243,49 @@ class _View:
             within = max(within, SCORE_GRADIENTS * self.score_bytes())
         return self.stream(stream) + within
 
-    def _gathered(self) -> float:
-        """The layer's parameters in the format of its products."""
-        here = held_in_layer(self.config, self.layer).on_chip(self.layout)
-        return self.element_bytes * here if self.layout.sharding == "full" else 0.0
+    def leaving(self) -> float:
+        """The gradients that come in and go out, and those of the norm in fp32."""
+        return self.stream(
+            2.0 * self.length * self.config.width * (self.element_bytes + FP32_BYTES)
+        )
 
-    def _exchanged(self) -> float:
-        """Fully-sharded: the layer's parameters and those of the next one, which are on their way,
-        its gradient, and the buffer in which the gradient is reduced."""
-        here = held_in_layer(self.config, self.layer).on_chip(self.layout)
-        ahead = max(self.layer - 1, 0)
-        then = held_in_layer(self.config, ahead).on_chip(self.layout)
-        each = 2 * self.element_bytes + self.stack.exchange_bytes
-        return each * here + self.element_bytes * then
+    def gathered(self) -> float:
+        """Fully-sharded: the layer's parameters in the format of its products."""
+        if self.layout.sharding != "full":
+            return 0.0
+        return self.element_bytes * held_in_layer(self.config, self.layer).on_chip(self.layout)
+
+
+def exchanged_bytes(
+    config: ModelConfig, layer: int, precision: Precision, layout: Layout, stack: Stack
+) -> float:
+    """A fully-sharded layer's parameters, their gradients, and the buffer that those travel in;
+    nobody needs an embedding's parameters backward."""
+    copies = 2 if layer else 1
+    each = copies * BYTES_PER_ELEMENT[precision] + stack.exchange_bytes
+    return each * held_in_layer(config, layer).on_chip(layout)
+
+
+def last_exchange(
+    config: ModelConfig,
+    sequence_length: int,
+    precision: Precision,
+    layers: tuple[int, int],
+    layout: Layout,
+    stack: Stack,
+) -> Transient:
+    """Fully-sharded: the end of a backward pass, when activations are gone. The second layer's
+    gradients are shared out while the first one is gathered, then the first one's."""
+    if layout.sharding != "full":
+        return Transient(0.0, 0.0)
+    first, last = layers
+    of_first = exchanged_bytes(config, first, precision, layout, stack)
+    if last - first == 1:
+        return Transient(0.0, of_first)
+    view = _View(config, first, sequence_length, precision, layout, stack)
+    of_second = exchanged_bytes(config, first + 1, precision, layout, stack)
+    return max(
+        Transient(view.leaving(), of_second + view.gathered()),
+        Transient(0.0, of_first),
+        key=lambda each: each.fixed_bytes,
+    )

@@ -11,16 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from motley.model.config import ModelConfig
 from motley.plan.footprint import context_bytes
 from motley.plan.held import Held, held_in_stage, largest_group
-from motley.plan.layer_memory import Transient, layer_memory
+from motley.plan.layer_memory import Transient, last_exchange, layer_memory
 from motley.plan.layout import Layout
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.state_memory import gradient_bytes, state_bytes, step_bytes
 from motley.plan.sync import BUCKET_BYTES, GRADIENT_BYTES
-from motley.units import Precision
+from motley.units import BYTES_PER_ELEMENT, Precision
 
 ONE_CHIP = Layout()
 
@@ -99,18 +100,23 @@ def stage_memory(
     state = state_bytes(sums.held, precision, layout)
     activations = num_in_flight * samples * sums.kept_bytes
     moment = max(samples * each.per_sample_bytes + each.fixed_bytes for each in sums.transients)
-    after = step_bytes(sums.held, layout, stack)
+    end = last_exchange(config, sequence_length, precision, layers, layout, stack)
+    after = max(
+        step_bytes(sums.held, layout, stack), samples * end.per_sample_bytes + end.fixed_bytes
+    )
     gradients = gradient_bytes(sums.held, layout, stack)
     if accumulates or stack.footprint.gradients_stay:
         state += gradients
     else:
         after += gradients
     edges = _edge_bytes(config, sequence_length, layers, samples, layout, stack)
+    buckets = _bucket_bytes(sums, layout, stack)
+    root = _root_bytes(config, precision, layers, layout, stack)
     parts = (
         math.ceil(state),
         math.ceil(activations),
         math.ceil(max(moment, after - activations)),
-        math.ceil(edges + _bucket_bytes(sums, layout, stack)),
+        math.ceil(edges + buckets + root),
     )
     return StageMemory(
         *parts,
@@ -146,17 +152,31 @@ def _sums(
     layout: Layout,
     stack: Stack,
 ) -> _Layers:
-    memories = [
-        layer_memory(config, layer, sequence_length, precision, layout, stack)
-        for layer in range(first, last)
-    ]
+    kept, cached, transients = 0.0, 0.0, []
+    for layer, count in _kinds(config, first, last):
+        memory = layer_memory(config, layer, sequence_length, precision, layout, stack)
+        kept += count * memory.saved_bytes
+        cached += count * memory.cached_bytes
+        transients += memory.transients
     return _Layers(
         held=held_in_stage(config, first, last),
         largest_group=largest_group(config, first, last),
-        kept_bytes=sum(memory.saved_bytes for memory in memories) + memories[-1].output_bytes,
-        transients=tuple({each for memory in memories for each in memory.transients}),
-        cached_bytes=sum(memory.cached_bytes for memory in memories),
+        kept_bytes=kept + memory.output_bytes,
+        transients=tuple(transients),
+        cached_bytes=cached,
     )
+
+
+def _kinds(config: ModelConfig, first: int, last: int) -> list[tuple[int, int]]:
+    """One layer of each kind in [first, last) and how many there are, in the order of layers."""
+    dense = config.mixture.leading_dense_layers if config.mixture else config.layers
+    bounds = (0, 1, 1 + dense, 1 + config.layers, config.num_layers)
+    kinds = []
+    for begin, end in pairwise(bounds):
+        low, high = max(begin, first), min(end, last)
+        if low < high:
+            kinds.append((low, high - low))
+    return kinds
 
 
 def _edge_bytes(
@@ -181,6 +201,22 @@ def _bucket_bytes(sums: _Layers, layout: Layout, stack: Stack) -> float:
     elif layout.data == 1:
         return 0.0
     return min(bucket, stack.exchange_bytes * sums.held.on_chip(layout))
+
+
+def _root_bytes(
+    config: ModelConfig,
+    precision: Precision,
+    layers: tuple[int, int],
+    layout: Layout,
+    stack: Stack,
+) -> float:
+    """Fully-sharded: matrices of embedding and head that stay gathered, a tied one once."""
+    if layout.sharding != "full" or not stack.footprint.keeps_root:
+        return 0.0
+    ends = (layers[0] == 0) + (layers[1] == config.num_layers)
+    matrices = min(ends, 1) if config.tied_head else ends
+    matrix = config.vocabulary * config.embedding_size / layout.tensor
+    return BYTES_PER_ELEMENT[precision] * matrices * matrix
 
 
 def _context_bytes(layout: Layout, stack: Stack, in_pipeline: bool, link_bytes_per_s: float) -> int:
