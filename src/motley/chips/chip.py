@@ -45,6 +45,9 @@ class Chip:
     efficiency: Efficiency | None = None
     """What kernels reach, for a chip known from quoted figures. Unset, `training_efficiency` holds
     for all work alike: of an emulated chip, or one whose layers were measured."""
+    time_scale: float = 1.0
+    """Time that whole training steps took on the chip over what its other figures predict, as
+    `motley calibrate` finds it; 1.0 on an emulated chip, whose figures hold exactly."""
     memory_bytes: int
     """What training may use; not what the datasheet says."""
     memory_bandwidth_bytes_per_s: float
@@ -61,6 +64,9 @@ class Chip:
         require_positive(
             self, "memory_bytes", "memory_bandwidth_bytes_per_s", "training_efficiency", "power_w"
         )
+        require_positive(self, "time_scale")
+        if self.emulated and self.time_scale != 1.0:
+            raise ValueError("time_scale: an emulated chip is held to its figures; leave it out")
         require_price(self, "usd_per_hour")
         if self.price_source is not None and self.usd_per_hour is None:
             raise ValueError("price_source: of a price that is not given; give usd_per_hour")
@@ -75,7 +81,7 @@ class Chip:
     @property
     def training_flops_per_s(self) -> float:
         """FLOP/s that training layers reach in the chip's own precision."""
-        return self.flops_per_s[self.precision] * self.training_efficiency
+        return self.flops_per_s[self.precision] * self.training_efficiency / self.time_scale
 
     def seconds(self, flops: float, num_bytes: float = 0.0) -> float:
         """Time of work that does `flops` and moves `num_bytes` in memory: the slower of the two.
@@ -83,7 +89,8 @@ class Chip:
         The roofline of Williams, Waterman and Patterson (CACM 2009).
         """
         by_compute = flops / self.training_flops_per_s
-        return max(by_compute, num_bytes / self.memory_bandwidth_bytes_per_s)
+        by_memory = self.time_scale * num_bytes / self.memory_bandwidth_bytes_per_s
+        return max(by_compute, by_memory)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,7 @@ def _chip_table(chip: Chip, comments: Comments) -> str:
         "flops_per_s": f"{{ {rates} }}",
         "training_efficiency": _number(chip.training_efficiency),
         "efficiency": _efficiency(chip),
+        "time_scale": None if chip.time_scale == 1.0 else _number(chip.time_scale),
         "memory_bytes": f"{chip.memory_bytes:_}",
         "memory_bandwidth_bytes_per_s": _number(chip.memory_bandwidth_bytes_per_s),
         "usd_per_hour": _set_number(chip.usd_per_hour),

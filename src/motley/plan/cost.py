@@ -17,16 +17,9 @@ from motley.chips.chip import Chip
 from motley.model.config import ModelConfig
 from motley.model.counts import LayerCounts, layer_counts
 from motley.model.products import attention_core
-from motley.plan.collectives import (
-    all_gather_seconds,
-    all_reduce_seconds,
-    all_to_all_seconds,
-    member_spread,
-    reduce_scatter_seconds,
-    tensor_spread,
-)
 from motley.plan.kernels import Engine, engine_of, pass_seconds
 from motley.plan.layout import Layout
+from motley.plan.messages import Messages, Place, messages_of
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.work import LayerWork, Work, layer_work
 from motley.units import BYTES_PER_ELEMENT, Precision
@@ -110,9 +103,8 @@ def layer_time(
         alone = _kernel_time(chip, config, layer, sequence_length, samples, layout, stack)
     if layout.num_chips == 1:
         return alone
-    return _with_messages(
-        alone, _messages(chip, config, layer, sequence_length, samples, layout, spread, stack)
-    )
+    place = Place(config, layer, sequence_length, samples, layout, spread, stack)
+    return _with_messages(alone, messages_of(chip, place))
 
 
 def _counted_time(
@@ -150,7 +142,9 @@ def _kernel_time(
     forward = pass_seconds(engine, work.forward)
     weight = pass_seconds(engine, work.weight)
     backward = pass_seconds(engine, work.backward) + weight
-    return LayerTime(forward, backward + _repeated(engine, work, forward, layout, stack), weight)
+    backward += _repeated(engine, work, forward, layout, stack)
+    scale = chip.time_scale
+    return LayerTime(scale * forward, scale * backward, scale * weight)
 
 
 def _repeated(
@@ -160,133 +154,19 @@ def _repeated(
     if layout.recompute == "none" or work.core == Work():
         return 0.0
     if layout.recompute == "full":
-        return forward_s
+        return pass_seconds(engine, work.again)
     if stack.selective == "half":
         return forward_s / 2
     return pass_seconds(engine, work.core)
 
 
-class _Messages(NamedTuple):
-    """Seconds of a layer's collectives for one micro-batch."""
-
-    tensor_forward_s: float
-    tensor_backward_s: float
-    data_forward_s: float
-    data_backward_s: float
-    overlap_data: bool
-    tensor_hidden: float
-    """Share of the tensor-parallel messages that products hide."""
-    slowdown: float
-    """Share of hidden messages' time by which the work that hides them grows."""
-
-
-def _with_messages(alone: LayerTime, messages: _Messages) -> LayerTime:
+def _with_messages(alone: LayerTime, messages: Messages) -> LayerTime:
     """Work and messages together, hidden where the stack hides them."""
-    exposed = 1.0 - messages.tensor_hidden
-    forward = alone.forward_s + exposed * messages.tensor_forward_s
-    backward = alone.backward_s + exposed * messages.tensor_backward_s
     return LayerTime(
-        _hidden(forward, messages.data_forward_s, messages),
-        _hidden(backward, messages.data_backward_s, messages),
+        messages.beside_forward(alone.forward_s),
+        messages.beside_backward(alone.backward_s),
         alone.weight_s,
     )
-
-
-def _hidden(work_s: float, message_s: float, messages: _Messages) -> float:
-    """Both after another, or beside each other: then the work is slowed while they travel, since
-    collectives take compute units and memory bandwidth (Galvatron measures 1.1 to 1.3)."""
-    if not messages.overlap_data:
-        return work_s + message_s
-    hidden = min(work_s, message_s)
-    return max(work_s, message_s) + messages.slowdown * hidden
-
-
-def _messages(
-    chip: Chip,
-    config: ModelConfig,
-    layer: int,
-    length: int,
-    samples: int,
-    layout: Layout,
-    spread: Spread,
-    stack: Stack,
-) -> _Messages:
-    element_bytes = BYTES_PER_ELEMENT[chip.precision]
-    tensor_forward, tensor_backward = 0.0, 0.0
-    stream_bytes = float(samples * length * config.width * element_bytes)
-    if layout.tensor > 1:
-        one = all_reduce_seconds(
-            stream_bytes, tensor_spread(spread, layout.tensor), constants=stack.constants
-        )
-        is_block = attention_core(config, layer) is not None
-        count = 2 if is_block else 1
-        tensor_forward = count * one
-        again = count if is_block and layout.recompute == "full" else 0.0
-        if is_block and stack.sequence_parallel:
-            # The inputs that were split along the sequence are gathered again for the gradients
-            # by the parameters: half an all-reduce each.
-            again += count / 2
-        tensor_backward = (count + again) * one
-    if layout.expert > 1:
-        dispatch = _dispatch_seconds(config, layer, stream_bytes, layout, spread, stack)
-        tensor_forward += dispatch
-        tensor_backward += dispatch * (2 if layout.recompute == "full" else 1)
-    data_forward, data_backward = 0.0, 0.0
-    if layout.sharding == "full" and layout.data > 1:
-        data_forward, data_backward = _sharded_seconds(
-            config, layer, length, layout, spread, stack, element_bytes
-        )
-    emulated = chip.efficiency is None
-    return _Messages(
-        tensor_forward,
-        tensor_backward,
-        data_forward,
-        data_backward,
-        stack.overlap_data,
-        stack.constants.tensor_hidden if stack.overlap_tensor else 0.0,
-        0.0 if emulated else stack.constants.overlap_slowdown,
-    )
-
-
-def _dispatch_seconds(
-    config: ModelConfig,
-    layer: int,
-    stream_bytes: float,
-    layout: Layout,
-    spread: Spread,
-    stack: Stack,
-) -> float:
-    """Tokens to their experts and back: two all-to-alls of what each token sends."""
-    mixture = config.mixture
-    if mixture is None or not config.has_experts(layer):
-        return 0.0
-    width = max(1, min(layout.tensor, layout.num_chips // layout.expert))
-    members = spread._replace(
-        num_chips=layout.expert, per_node=max(1, min(layout.expert, spread.per_node // width))
-    )
-    # With tensor parallelism each chip sends its share of the member's tokens.
-    sent = stream_bytes * mixture.experts_per_token / layout.tensor
-    return 2 * all_to_all_seconds(sent, members, groups=width, constants=stack.constants)
-
-
-def _sharded_seconds(
-    config: ModelConfig,
-    layer: int,
-    length: int,
-    layout: Layout,
-    spread: Spread,
-    stack: Stack,
-    element_bytes: int,
-) -> tuple[float, float]:
-    """Parameters gathered for each pass, gradients scattered after the backward pass."""
-    parameter_bytes = layer_work(
-        config, layer, length, 1, layout, stack, element_bytes
-    ).parameter_bytes
-    members = member_spread(spread, layout.tensor, layout.data)
-    common = {"groups": layout.tensor, "constants": stack.constants}
-    gather = all_gather_seconds(parameter_bytes, members, **common)
-    scatter_bytes = parameter_bytes / stack.parameter_bytes * stack.exchange_bytes
-    return gather, gather + reduce_scatter_seconds(scatter_bytes, members, **common)
 
 
 def optimizer_seconds(
@@ -298,7 +178,7 @@ def optimizer_seconds(
     if chip.efficiency is None:
         return chip.seconds(0.0, num_bytes)
     rate = chip.memory_bandwidth_bytes_per_s * stack.constants.memory_share
-    return num_bytes / rate
+    return chip.time_scale * num_bytes / rate
 
 
 def boundary_bytes(
