@@ -1,10 +1,20 @@
-"""The memory of a published training: what the fullest of its stages is predicted to need."""
+"""The memory of a published training: what each group of its chips is predicted to need."""
 
 from __future__ import annotations
 
+import dataclasses
+
 from motley.plan.memory import StageMemory, device_memory, stage_memory
+from motley.plan.predict import stage_bounds
 from motley.plan.published_case import Case
-from motley.units import Precision
+from motley.plan.schedule import in_flight_of
+
+GIB_PER_GB = 2**30 / 1e9
+"""Datasheets say GB and mean GiB: nvidia-smi shows 81,920 MiB of an "A100 80 GB"."""
+
+USABLE_SHARE = 0.985
+"""Of those, what a process can have: 79.2 of 80 GiB on an A100, 15.8 of 16 on a V100. Cards with
+error correction inside GDDR memory lose more (14.8 of 16 GiB on a T4), which this does not know."""
 
 
 def case_memory(case: Case) -> tuple[StageMemory, ...]:
@@ -12,75 +22,49 @@ def case_memory(case: Case) -> tuple[StageMemory, ...]:
 
     Groups to which a row's partition gives no layer are left out.
     """
-    precisions, bounds = _precisions(case), stage_bounds(case)
-    groups = []
-    for group in range(case.num_stages):
-        held = [
-            _stage(case, virtual, precisions[group])
-            for virtual in range(group, len(bounds) - 1, case.num_stages)
-            if bounds[virtual] < bounds[virtual + 1]
-        ]
-        if held:
-            groups.append(device_memory(held))
-    return tuple(groups)
+    num_virtual = case.num_stages * case.virtual
+    bounds = stage_bounds(dataclasses.replace(case, num_stages=num_virtual, virtual=1))
+    devices = tuple(range(case.num_stages)) * case.virtual
+    schedule = "1f1b" if case.virtual == 1 else "interleaved"
+    kept = in_flight_of(devices, case.num_micro_batches, schedule)
+    groups: dict[int, list[StageMemory]] = {}
+    for group, layers, count in zip(devices, bounds, kept, strict=True):
+        if layers[0] < layers[1]:
+            groups.setdefault(group, []).append(_stage(case, group, layers, count))
+    return tuple(device_memory(groups[group]) for group in sorted(groups))
 
 
-def stage_bounds(case: Case) -> tuple[int, ...]:
-    """Bounds of the (virtual) stages over all layers: the embedding first, the head last.
+def case_fits(case: Case, memory: tuple[StageMemory, ...]) -> bool:
+    """Whether every group's chips have what it needs, nominal memory taken as in `usable_bytes`.
 
-    Where the row gives none the blocks are shared out evenly, counting embedding and head as
-    blocks if that is what makes it even (as BLOOM's partition does).
+    On unlike chips the smallest counts, as their placement is not part of a row.
     """
-    blocks, count = case.config.layers, case.num_stages * case.virtual
-    if case.partition is not None and len(case.partition) == count + 1:
-        inner = [bound + 1 for bound in case.partition[1:-1]]
-    elif blocks % count and (blocks + 2) % count == 0:
-        inner = [index * (blocks + 2) // count for index in range(1, count)]
-    else:
-        inner = [1 + -(-index * blocks // count) for index in range(1, count)]
-    return (0, *inner, case.config.num_layers)
+    return max(part.total_bytes for part in memory) <= usable_bytes(case)
 
 
-def _stage(case: Case, index: int, precision: Precision) -> StageMemory:
-    bounds = stage_bounds(case)
+def usable_bytes(case: Case) -> float:
+    """Memory that a process can have on the smallest of the case's chips."""
+    return min(chip.memory_bytes for chip in case.chips) * GIB_PER_GB * USABLE_SHARE
+
+
+def _stage(case: Case, group: int, layers: tuple[int, int], num_in_flight: int) -> StageMemory:
     # Whoever shares out sequences shares parameters among those chips too.
     members = case.layout.data * case.context
     layout = case.layout._replace(
         data=members * (case.num_replicas if case.layout.sharding == "none" else 1)
     )
+    per_group = sum(case.counts) // case.num_stages
+    kinds = [kind for kind, count in enumerate(case.counts) for _ in range(count)]
+    kind = kinds[min(group * per_group, len(kinds) - 1)]
     return stage_memory(
         case.config,
         case.sequence_length // case.context,
-        precision,
-        (bounds[index], bounds[index + 1]),
-        num_in_flight=_in_flight(case, index),
+        case.chips[kind].precision,
+        layers,
+        num_in_flight=num_in_flight,
         micro_batch_size=case.micro_batch * layout.data,
         layout=layout,
         stack=case.stack,
         accumulates=case.num_micro_batches > 1,
-        link_bytes_per_s=min(link.bandwidth_bytes_per_s for link in case.local),
+        link_bytes_per_s=case.local[kind].bandwidth_bytes_per_s,
     )
-
-
-def _in_flight(case: Case, index: int) -> int:
-    """1F1B's, and with virtual stages those of Megatron-LM's interleaved schedule: its warm-up is
-    2(p - g - 1) + (v - 1)p passes of group g, spread over v virtual stages (arXiv 2104.04473)."""
-    group, chunk = index % case.num_stages, index // case.num_stages
-    if case.virtual == 1:
-        return min(case.num_stages - group, case.num_micro_batches)
-    warm_up = 2 * (case.num_stages - group - 1) + (case.virtual - 1) * case.num_stages + 1
-    before = chunk * case.num_stages
-    rounds, rest = divmod(warm_up, case.num_stages * case.virtual)
-    kept = rounds * case.num_stages + min(max(rest - before, 0), case.num_stages)
-    return max(1, min(kept, case.num_micro_batches))
-
-
-def _precisions(case: Case) -> list[Precision]:
-    """Of every group: that of the chip on which its first rank lies."""
-    per_group = sum(case.counts) // case.num_stages
-    kinds = [
-        chip.precision
-        for chip, count in zip(case.chips, case.counts, strict=True)
-        for _ in range(count)
-    ]
-    return [kinds[group * per_group] for group in range(case.num_stages)]
