@@ -16,7 +16,7 @@ import math
 import sys
 from pathlib import Path
 
-from motley.chips.constants import CONSTANTS, Constants
+from motley.chips.constants import Constants
 from motley.plan.published import PublishedRow, PublishedTable
 from planner_table import load, repository_of, scored, source_of
 
@@ -98,9 +98,7 @@ def loss(table: PublishedTable, rows: list[PublishedRow], constants: Constants) 
         error = abs(math.log(each.ratio))
         groups.setdefault(source_of(each.row), []).append(min(error, 0.1 + 0.5 * error))
     weights = {name: math.sqrt(len(errors)) for name, errors in groups.items()}
-    total = sum(
-        weights[name] * math.fsum(errors) / len(errors) for name, errors in groups.items()
-    )
+    total = sum(weights[name] * math.fsum(errors) / len(errors) for name, errors in groups.items())
     distance = sum(
         ((getattr(constants, name) - prior) / (high - low)) ** 2
         for name, (prior, low, high) in PRIORS.items()

@@ -22,7 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from motley.chips.constants import CONSTANTS, Constants
-from planner_table import Scored, by_source, calibrated_errors, load, repository_of, scored, spearman
+from planner_table import (
+    Scored,
+    by_source,
+    calibrated_errors,
+    load,
+    repository_of,
+    scored,
+    spearman,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 HELD_OUT_FILE = ROOT / "benchmarks/planner_held_out.csv"
@@ -99,9 +107,7 @@ def held_out_constants() -> dict[str, Constants]:
 
 def rank(group: list[Scored]) -> float:
     """Spearman's rank correlation of measured and predicted step times within a source."""
-    return spearman(
-        [each.measured_s for each in group], [each.predicted_s for each in group]
-    )
+    return spearman([each.measured_s for each in group], [each.predicted_s for each in group])
 
 
 def print_source(name: str, group: list[Scored], correlation: float | None) -> None:

@@ -73,9 +73,7 @@ def scored(
             skipped.append((row, str(cause)))
             continue
         measured = row.step_s or case.tokens_per_step / (row.tokens_per_s_total or math.nan)
-        done.append(
-            Scored(row=row, measured_s=measured, predicted_s=predict(case).step_s)
-        )
+        done.append(Scored(row=row, measured_s=measured, predicted_s=predict(case).step_s))
     return done, skipped
 
 

@@ -2,8 +2,9 @@
 
 A ring moves (n-1)/n of the bytes over each of its links per reduce-scatter or all-gather (Patarasuk
 and Yuan, JPDC 2009); over several nodes it enters and leaves every node once, so the slower of the
-chip's local link and the node's network sets the pace (NCCL's rings). A link that was measured or is emulated gives what it says. A quoted one
-gives the share that collectives are known to reach, and each collective costs a start besides.
+chip's local link and the node's network sets the pace (NCCL's rings). A link that was measured or
+is emulated gives what it says. A quoted one gives the share that collectives are known to reach,
+and each collective costs a start besides.
 """
 
 from __future__ import annotations

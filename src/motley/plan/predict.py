@@ -260,7 +260,7 @@ def _slowest_local(case: Case) -> Link:
 
 
 def _members_exchange(case: Case, held: float) -> float:
-    """Among the members of a group with a sharded optimizer: sums scattered, parameters gathered."""
+    """Among members with a sharded optimizer: sums scattered, parameters gathered."""
     layout, constants = case.layout, case.stack.constants
     if layout.data == 1 or layout.sharding == "full":
         return 0.0

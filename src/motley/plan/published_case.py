@@ -58,7 +58,7 @@ class Case:
     """Inside the nodes of each kind."""
     network: Link
     layout: Layout
-    """Of one stage; `data` members are inside a stage if sharded, else replicas (`num_replicas`)."""
+    """Of one stage; its `data` members share state, others are replicas (`num_replicas`)."""
     num_stages: int
     num_replicas: int
     """Copies of the model beside the members of a group."""

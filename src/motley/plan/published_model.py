@@ -32,7 +32,16 @@ class Incomplete(Exception):  # noqa: N818 - a row is incomplete, the program is
 def config_of(
     row: PublishedRow, sequence_length: int, siblings: Iterable[PublishedRow]
 ) -> tuple[ModelConfig, list[str]]:
-    """The model and what was assumed of it; `Incomplete` if its shape is not known."""
+    """The model and what was assumed of it; `Incomplete` if its shape is not known or none."""
+    try:
+        return _config(row, sequence_length, siblings)
+    except ValueError as cause:
+        raise Incomplete(f"no model: {cause}") from None
+
+
+def _config(
+    row: PublishedRow, sequence_length: int, siblings: Iterable[PublishedRow]
+) -> tuple[ModelConfig, list[str]]:
     preset = named_shape(row.model)
     if preset is not None and _agrees(preset, row):
         return _with_vocabulary(preset, row, sequence_length), []
@@ -45,8 +54,6 @@ def config_of(
         assumed.append(f"vocabulary not given: {vocabulary}")
     vocabulary = padded(vocabulary, row.tp or 1)
     heads = row.n_heads or _heads(row, siblings, assumed)
-    if row.d_model % heads:
-        raise Incomplete(f"n_heads: {heads} heads do not divide the width {row.d_model}")
     config = _family(row.model, row.d_model, heads, vocabulary, sequence_length)
     if row.n_layers is not None:
         return dataclasses.replace(config, layers=row.n_layers), assumed

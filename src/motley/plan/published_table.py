@@ -153,4 +153,6 @@ def _line(each: RowPrediction) -> dict[str, Any]:
         "reason": each.reason,
         **each.fields,
     }
-    return {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in cells.items()}
+    return {
+        key: f"{value:.6g}" if isinstance(value, float) else value for key, value in cells.items()
+    }

@@ -49,6 +49,9 @@ class Stack:
     """Chips of a tensor group share out the norms too (arXiv 2205.05198)."""
     selective: Literal["attention", "half"] = "attention"
     """What "selective" recompute repeats: the attention's core, or every second matmul or layer."""
+    stops_early: bool = False
+    """Full recompute ends when all that the backward pass needs is there: a layer's last product is
+    not repeated (torch.utils.checkpoint without reentrance, from PyTorch 2.1 on)."""
     overlap_data: bool = True
     """Gradients and sharded parameters travel while layers compute."""
     overlap_tensor: bool = False
@@ -132,7 +135,11 @@ DEEPSPEED = Stack(
 """DeepSpeed ZeRO with a Hugging Face model: eager pointwise operations, flash attention."""
 
 LLM_FOUNDRY = Stack(
-    name="llm-foundry", flash_generation=1, exchange_bytes=2, footprint=LLM_FOUNDRY_FOOTPRINT
+    name="llm-foundry",
+    flash_generation=1,
+    stops_early=True,
+    exchange_bytes=2,
+    footprint=LLM_FOUNDRY_FOOTPRINT,
 )
 """MosaicML LLM Foundry 2023: FSDP, Triton flash attention, eager pointwise operations."""
 
@@ -142,6 +149,7 @@ TORCHTITAN = Stack(
     fused=True,
     fused_loss=True,
     selective="half",
+    stops_early=True,
     exchange_bytes=4,
     footprint=TORCHTITAN_FOOTPRINT,
 )
@@ -151,7 +159,12 @@ TORCHTITAN_EAGER = replace(TORCHTITAN, name="torchtitan-eager", fused=False, fus
 """The same without torch.compile."""
 
 NANOGPT = Stack(
-    name="nanogpt", fused=True, fused_loss=True, exchange_bytes=4, footprint=NANOGPT_FOOTPRINT
+    name="nanogpt",
+    fused=True,
+    fused_loss=True,
+    stops_early=True,
+    exchange_bytes=4,
+    footprint=NANOGPT_FOOTPRINT,
 )
 """nanoGPT and its kind: torch.compile, DDP."""
 
@@ -167,8 +180,9 @@ published peaks of memory are those of 16-bit activations with kept scores."""
 STACKS: dict[str, Stack] = {
     stack.name: stack
     for stack in (
-        MOTLEY, MEGATRON_2021, MEGATRON_DEEPSPEED, MEGATRON_DEEPSPEED_2020, MEGATRON_DEEPSPEED_BF16, MEGATRON, DEEPSPEED,
-        LLM_FOUNDRY, TORCHTITAN, TORCHTITAN_EAGER, NANOGPT, SAILOR,
+        MOTLEY, MEGATRON_2021, MEGATRON_DEEPSPEED, MEGATRON_DEEPSPEED_2020,
+        MEGATRON_DEEPSPEED_BF16, MEGATRON, DEEPSPEED, LLM_FOUNDRY, TORCHTITAN, TORCHTITAN_EAGER,
+        NANOGPT, SAILOR,
     )
 }  # fmt: skip
 """By name."""

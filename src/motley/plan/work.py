@@ -7,7 +7,7 @@ they are what eager or compiled PyTorch runs, read off the frameworks' layers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -68,6 +68,8 @@ class LayerWork:
     forward: Work
     core: Work
     """The part of `forward` that is the attention's core: what selective recompute repeats."""
+    again: Work
+    """The part of `forward` that full recompute repeats."""
     backward: Work
     """Without `weight`, and without anything repeated."""
     weight: Work
@@ -98,16 +100,16 @@ def layer_work(
     if layer == 0:
         return _embedding_work(config, tokens, layout, stack, element_bytes)
     head_bytes = passes.logits() if layer == config.num_layers - 1 else (0.0, 0.0)
+    forward = Work(
+        matmuls=(*attention[0].matmuls, *matmuls),
+        flash_flops=attention[0].flash_flops,
+        moved_bytes=element_bytes * passes.elements() + attention[0].moved_bytes + head_bytes[0],
+        kernels=passes.kernels() + attention[0].kernels,
+    )
     return LayerWork(
-        forward=Work(
-            matmuls=(*matmuls, *attention[0].matmuls),
-            flash_flops=attention[0].flash_flops,
-            moved_bytes=element_bytes * passes.elements()
-            + attention[0].moved_bytes
-            + head_bytes[0],
-            kernels=passes.kernels() + attention[0].kernels,
-        ),
+        forward=forward,
         core=attention[0],
+        again=replace(forward, matmuls=forward.matmuls[:-1]) if stack.stops_early else forward,
         backward=Work(
             matmuls=(*(_transposed(each) for each in matmuls), *attention[1].matmuls),
             flash_flops=attention[1].flash_flops,
@@ -279,6 +281,7 @@ def _embedding_work(
     return LayerWork(
         forward=Work(moved_bytes=4 * rows, kernels=8.0),
         core=Work(),
+        again=Work(),
         backward=Work(),
         weight=Work(
             moved_bytes=4 * rows + matrix * (2 * element_bytes + 2 * stack.gradient_bytes),
