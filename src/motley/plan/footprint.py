@@ -8,6 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+MARGIN = 0.03
+"""Added to all that is allocated: allocators round up and fragment."""
+
+CACHING_MARGIN = 0.05
+"""The same for PyTorch's caching allocator as it is, whose blocks of a few MiB to GiB leave more
+behind that nothing fits into."""
+
 CONTEXT_BYTES = 0.7e9
 """Of a CUDA process before its first tensor: 0.3 GB on a V100 to 0.6 GB on an H100 for the context,
 the rest for loaded kernels and the workspaces of cuBLAS and cuDNN."""
@@ -59,9 +66,11 @@ class Footprint:
     16 bits in each direction."""
     keeps_root: bool = False
     """Fully-sharded: embedding and head stay gathered for the whole step (FSDP1's root unit)."""
-    cached_share: float = 0.05
-    """Of all that is allocated: what PyTorch's caching allocator holds besides as long as there is
-    room. It gives that back before it fails, so it decides nothing."""
+    margin: float = CACHING_MARGIN
+    """Share of all that is allocated."""
+    cached_share: float = 0.03
+    """The same, of what PyTorch's caching allocator holds besides as long as there is room. It
+    gives that back before it fails, so it decides nothing."""
     has_context: bool = True
     """The chip's memory is counted from its datasheet, so the device's context and communicators
     must fit too."""
@@ -73,6 +82,7 @@ MOTLEY_FOOTPRINT = Footprint(
     expands_key_values=False,
     bucket_bytes=None,
     edge_bytes=16.0,
+    margin=MARGIN,
     cached_share=0.0,
     has_context=False,
 )

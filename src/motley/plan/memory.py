@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from motley.model.config import ModelConfig
-from motley.plan.footprint import context_bytes
+from motley.plan.footprint import MARGIN, context_bytes
 from motley.plan.held import Held, held_in_stage, largest_group
 from motley.plan.layer_memory import Transient, last_exchange, layer_memory
 from motley.plan.layout import Layout
@@ -24,9 +24,6 @@ from motley.plan.sync import BUCKET_BYTES, GRADIENT_BYTES
 from motley.units import BYTES_PER_ELEMENT, Precision
 
 ONE_CHIP = Layout()
-
-MARGIN = 0.03
-"""Added to every prediction: allocators round up and fragment."""
 
 NVLINK_BYTES_PER_S = 300e9
 """The link inside a node if nothing else is known (NVLink 3)."""
@@ -48,6 +45,8 @@ class StageMemory:
     """Outside the framework's allocator: the device's context, communicators."""
     cached_bytes: int = 0
     """What a caching allocator holds besides while there is room; not in `total_bytes`."""
+    margin: float = MARGIN
+    """Share added to what is allocated."""
 
     @property
     def allocated_bytes(self) -> int:
@@ -56,7 +55,7 @@ class StageMemory:
 
     @property
     def total_bytes(self) -> int:
-        return math.ceil(self.allocated_bytes * (1 + MARGIN)) + self.context_bytes
+        return math.ceil(self.allocated_bytes * (1 + self.margin)) + self.context_bytes
 
     @property
     def reserved_bytes(self) -> int:
@@ -124,6 +123,7 @@ def stage_memory(
         cached_bytes=math.ceil(
             stack.footprint.cached_share * sum(parts) + samples * sums.cached_bytes
         ),
+        margin=stack.footprint.margin,
     )
 
 
@@ -139,6 +139,7 @@ def device_memory(parts: Sequence[StageMemory]) -> StageMemory:
         buffer_bytes=sum(part.buffer_bytes for part in parts),
         context_bytes=max(part.context_bytes for part in parts),
         cached_bytes=max(part.cached_bytes for part in parts),
+        margin=max(part.margin for part in parts),
     )
 
 
