@@ -40,6 +40,9 @@ class Transient(NamedTuple):
     per_sample_bytes: float
     fixed_bytes: float
 
+    def of(self, samples: int) -> float:
+        return samples * self.per_sample_bytes + self.fixed_bytes
+
 
 @dataclass(frozen=True)
 class LayerMemory:

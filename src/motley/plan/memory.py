@@ -96,33 +96,27 @@ def stage_memory(
     sums = _sums(config, sequence_length, precision, first, last, layout, stack)
     samples = layout.member_samples(micro_batch_size)
     in_pipeline = first > 0 or last < config.num_layers
-    state = state_bytes(sums.held, precision, layout)
     activations = num_in_flight * samples * sums.kept_bytes
-    moment = max(samples * each.per_sample_bytes + each.fixed_bytes for each in sums.transients)
+    moment = max(each.of(samples) for each in sums.transients)
     end = last_exchange(config, sequence_length, precision, layers, layout, stack)
-    after = max(
-        step_bytes(sums.held, layout, stack), samples * end.per_sample_bytes + end.fixed_bytes
-    )
+    after = max(step_bytes(sums.held, layout, stack), end.of(samples))
+    state = state_bytes(sums.held, precision, layout)
     gradients = gradient_bytes(sums.held, layout, stack)
     if accumulates or stack.footprint.gradients_stay:
         state += gradients
     else:
         after += gradients
-    edges = _edge_bytes(config, sequence_length, layers, samples, layout, stack)
-    buckets = _bucket_bytes(sums, layout, stack)
-    root = _root_bytes(config, precision, layers, layout, stack)
-    parts = (
-        math.ceil(state),
-        math.ceil(activations),
-        math.ceil(max(moment, after - activations)),
-        math.ceil(edges + buckets + root),
+    buffers = (
+        _edge_bytes(config, sequence_length, layers, samples, layout, stack)
+        + _bucket_bytes(sums, layout, stack)
+        + _root_bytes(config, precision, layers, layout, stack)
     )
+    parts = tuple(map(math.ceil, (state, activations, max(moment, after - activations), buffers)))
+    cached = stack.footprint.cached_share * sum(parts) + samples * sums.cached_bytes
     return StageMemory(
         *parts,
         context_bytes=_context_bytes(layout, stack, in_pipeline, link_bytes_per_s),
-        cached_bytes=math.ceil(
-            stack.footprint.cached_share * sum(parts) + samples * sums.cached_bytes
-        ),
+        cached_bytes=math.ceil(cached),
         margin=stack.footprint.margin,
     )
 
@@ -153,7 +147,8 @@ def _sums(
     layout: Layout,
     stack: Stack,
 ) -> _Layers:
-    kept, cached, transients = 0.0, 0.0, []
+    kept, cached = 0.0, 0.0
+    transients: list[Transient] = []
     for layer, count in _kinds(config, first, last):
         memory = layer_memory(config, layer, sequence_length, precision, layout, stack)
         kept += count * memory.saved_bytes
