@@ -1,6 +1,6 @@
 """What the planner's predictions are worth.
 
-    python benchmarks/planner.py --table published_throughput.csv --json
+    python benchmarks/planner.py --json
 
 The table part predicts every published training with constants that were fitted without its
 repository (`planner_held_out.csv`, by `fit_planner.py`) and prints the errors by source, cold and
@@ -35,7 +35,7 @@ from planner_table import (
 ROOT = Path(__file__).resolve().parents[1]
 HELD_OUT_FILE = ROOT / "benchmarks/planner_held_out.csv"
 ERRORS_FILE = ROOT / "src/motley/plan/errors.csv"
-TABLE_FILE = ROOT.parent / "shared/published_throughput.csv"
+TABLE_FILE = ROOT / "benchmarks/published_throughput.csv"
 
 MIXED = "AMP src/results/het_cluster"
 """The source whose rows run on unlike chips together."""

@@ -157,10 +157,10 @@ def test_the_products_of_a_layer_are_those_that_are_counted(name: str) -> None:
     config = PRESETS[name]
     for layer in (1, config.num_layers - 1):
         work = layer_work(config, layer, 1024, 2, ALONE, MOTLEY, 2)
-        flops = sum(2 * m.rows * m.inner * m.columns * m.count for m in work.forward.matmuls)
+        flops = sum(2 * m.rows * m.inner * m.columns * m.copies for m in work.forward.matmuls)
         counted = 2 * counts_of(config, layer, 1024, "bf16").forward_flops
         assert flops + work.forward.flash_flops == pytest.approx(counted)
-        weight = sum(2 * m.rows * m.inner * m.columns * m.count for m in work.weight.matmuls)
+        weight = sum(2 * m.rows * m.inner * m.columns * m.copies for m in work.weight.matmuls)
         assert weight == pytest.approx(flops)
 
 
@@ -170,7 +170,7 @@ def test_tensor_parallelism_shares_out_products_and_parameters(tensor: int) -> N
     part = layer_work(LLAMA, 1, 1024, 2, Layout(tensor=tensor), MEGATRON, 2)
 
     def flops(work: object) -> float:
-        return sum(m.rows * m.inner * m.columns * m.count for m in work.forward.matmuls)  # type: ignore[attr-defined]
+        return sum(m.rows * m.inner * m.columns * m.copies for m in work.forward.matmuls)  # type: ignore[attr-defined]
 
     assert flops(part) == pytest.approx(flops(whole) / tensor)
     assert part.parameter_bytes == pytest.approx(whole.parameter_bytes / tensor)
@@ -185,7 +185,7 @@ def test_spreading_experts_keeps_the_work_of_each_chip(expert: int) -> None:
     alone = layer_work(moe, 1, 64, 4, Layout(data=8), MOTLEY, 2)
     spread_out = layer_work(moe, 1, 64, 4, Layout(data=8, expert=expert), MOTLEY, 2)
     total = [
-        sum(m.rows * m.inner * m.columns * m.count for m in work.forward.matmuls)
+        sum(m.rows * m.inner * m.columns * m.copies for m in work.forward.matmuls)
         for work in (alone, spread_out)
     ]
     assert total[0] == pytest.approx(total[1])
@@ -196,7 +196,7 @@ def test_unfused_attention_moves_scores_and_computes_both_triangles() -> None:
     flash = layer_work(LLAMA, 1, 4096, 1, ALONE, MEGATRON, 2)
     unfused = layer_work(LLAMA, 1, 4096, 1, ALONE, MEGATRON_2021, 2)
     scores = [m for m in unfused.core.matmuls if not m.linear]
-    twice = sum(2 * m.rows * m.inner * m.columns * m.count for m in scores)
+    twice = sum(2 * m.rows * m.inner * m.columns * m.copies for m in scores)
     assert twice == pytest.approx(2 * flash.forward.flash_flops, rel=1e-3)
     assert unfused.core.moved_bytes > 32 * 4096**2 * 2
 

@@ -27,6 +27,7 @@ class Constants:
     launch_s: float
     link_share: float
     network_share: float
+    staged_share: float
     pcie_share: float
     socket_share: float
     collective_s: float

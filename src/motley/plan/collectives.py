@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from motley.cluster import Spread
 
 _SOCKETS = re.compile(r"ethernet|tcp|socket", re.IGNORECASE)
-_NETWORKS = re.compile(r"infiniband|rdma|omni-?path|slingshot|\befa\b", re.IGNORECASE)
+_STAGED = re.compile(r"omni-?path", re.IGNORECASE)
+_NETWORKS = re.compile(r"infiniband|rdma|slingshot|\befa\b", re.IGNORECASE)
 
 LONGEST_RING = 64
 """Chips from which libraries take trees, whose latency grows with the logarithm."""
@@ -98,6 +99,8 @@ def reached_share(
         return 1.0
     if _SOCKETS.search(link.kind):
         return constants.socket_share
+    if _STAGED.search(link.kind):
+        return constants.staged_share
     if between_nodes or _NETWORKS.search(link.kind):
         return constants.network_share
     return constants.pcie_share if link.kind.startswith("PCIe") else constants.link_share

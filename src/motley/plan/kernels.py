@@ -96,15 +96,15 @@ def pass_seconds(engine: Engine, work: Work) -> float:
 
 def matmul_seconds(engine: Engine, matmul: Matmul) -> float:
     """Time of all products of one shape."""
-    rows, inner, columns, count, linear = matmul
+    rows, inner, columns, copies, linear = matmul
     rate = engine.linear_flops_per_s if linear else engine.other_flops_per_s
-    tiles = count * _tiles(rows) * _tiles(columns)
+    tiles = copies * _tiles(rows) * _tiles(columns)
     # Few tiles with long sums are split along the sum, so that all units have work.
     parts = min(max(engine.num_units / tiles, 1.0), max(inner / SHORTEST_SUM, 1.0))
     waves = max(tiles * parts / engine.num_units, 1.0) + engine.lost_waves
     by_engine = waves * 2.0 * TILE * TILE * inner / parts * engine.num_units / rate
     by_engine /= min(aligned_share(engine, inner), aligned_share(engine, columns))
-    moved = count * engine.element_bytes * (rows * inner + inner * columns + rows * columns)
+    moved = copies * engine.element_bytes * (rows * inner + inner * columns + rows * columns)
     return max(by_engine, moved / engine.bandwidth_bytes_per_s)
 
 

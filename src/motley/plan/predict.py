@@ -107,7 +107,7 @@ def _bounds(case: Case, stage: int) -> tuple[int, int]:
     blocks, stages = case.config.layers, case.num_stages
     if case.partition is not None and len(case.partition) == stages + 1:
         first, last = case.partition[stage], case.partition[stage + 1]
-    elif case.stack.balance == "layers":
+    elif case.stack.balance == "layers" and blocks % stages and (blocks + 2) % stages == 0:
         return _even(case.config.num_layers, stages, stage)
     else:
         first, last = _even(blocks, stages, stage)

@@ -39,8 +39,8 @@ MICRO_BATCHES_PER_STAGE = 6
 """Where a row gives no micro-batch: the largest power of two up to 16 that leaves every stage so
 many micro-batches, as the scripts of Megatron-LM's weak-scaling tables choose."""
 
-DEFAULT_SEQUENCE = {"torchtitan": 8192, "torchtitan-eager": 8192, "megatron-2021": 1024}
-"""What a framework's example configurations train on where a row gives no length."""
+DEFAULT_SEQUENCE = (("torchtitan", 8192), ("megatron-lm images", 1024), ("fms-fsdp", 4096))
+"""What a project's example configurations train on where a row gives no length, by its source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def case_of(
     if constants is not None:
         stack = replace(stack, constants=constants)
     assumed += [entry for chip in named for entry in chip.assumed]
-    length = row.seq_len or _sequence(row, stack, assumed)
+    length = row.seq_len or _sequence(row, assumed)
     config, more = config_of(row, length, table)
     assumed += more
     num_chips = row.n_chips or sum(chip.count or 0 for chip in named)
@@ -96,6 +96,13 @@ def case_of(
     network = network_of(f"{row.interconnect} {row.chip}", named[0].catalog, num_chips)
     if network.assumed:
         assumed.append(network.assumed)
+    local = [_local(chip.catalog, network, kind) for kind, chip in enumerate(named)]
+    if num_chips > 1:
+        assumed += [
+            f"link of {chip.catalog.id} not known: PCIe 4.0"
+            for chip, link in zip(named, local, strict=True)
+            if link.source == "predicted"
+        ]
     sharding = _sharding(row.zero_or_fsdp)
     if sharding == "full" and stages > 1:
         sharding = "optimizer"
@@ -106,7 +113,8 @@ def case_of(
         assumed.append(f"hybrid sharding: {inside} chips share, {data // inside} groups copy")
     elif sharding == "optimizer":
         inside = data
-    batch, micro_batch = _batches(row, data, stages, assumed)
+    virtual = 2 if stages > 1 and "interleaved" in row.notes.lower() else 1
+    batch, micro_batch = _batches(row, data, stages, virtual, assumed)
     per_replica = -(-batch // data)
     return Case(
         config=config,
@@ -114,14 +122,14 @@ def case_of(
         chips=tuple(_chip(chip, row.precision, stack, constants) for chip in named),
         counts=tuple(chip.count or num_chips for chip in named),
         per_node=network.per_node,
-        local=tuple(_local(chip.catalog, network, kind) for kind, chip in enumerate(named)),
+        local=tuple(local),
         network=_network_link(network),
         layout=Layout(tensor, inside, 1, sharding, _recompute(row)),
         num_stages=stages,
         num_replicas=data // inside,
         context=context,
         partition=_partition(row.notes, config.layers),
-        virtual=2 if stages > 1 and "interleaved" in row.notes.lower() else 1,
+        virtual=virtual,
         micro_batch=micro_batch,
         num_micro_batches=-(-per_replica // micro_batch),
         tokens_per_step=float(batch * length),
@@ -135,8 +143,10 @@ def _noted(notes: str, pattern: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _sequence(row: PublishedRow, stack: Stack, assumed: list[str]) -> int:
-    noted = _noted(row.notes, r"default (\d{3,6})\)") or DEFAULT_SEQUENCE.get(stack.name)
+def _sequence(row: PublishedRow, assumed: list[str]) -> int:
+    source = row.source.lower()
+    usual = next((length for name, length in DEFAULT_SEQUENCE if name in source), None)
+    noted = _noted(row.notes, r"default (\d{3,6})\)") or usual
     shape = named_shape(row.model)
     length = noted or (shape.context if shape else None)
     if length is None:
@@ -150,6 +160,8 @@ def _degrees(
 ) -> tuple[int, int, int]:
     """Tensor, pipeline and data degree; what is missing follows from the number of chips."""
     tensor, stages, data = row.tp, row.pp, row.dp
+    if tensor is stages is data is None and num_chips > 1 and not row.zero_or_fsdp:
+        raise Incomplete("tp, pp and dp are all missing")
     if data is not None and (tensor is None or stages is None):
         model = max(1, num_chips // data // context)
         tensor = tensor or min(8, model)
@@ -187,7 +199,9 @@ def _recompute(row: PublishedRow) -> Recompute:
     return "none"
 
 
-def _batches(row: PublishedRow, data: int, stages: int, assumed: list[str]) -> tuple[int, int]:
+def _batches(
+    row: PublishedRow, data: int, stages: int, virtual: int, assumed: list[str]
+) -> tuple[int, int]:
     """Global batch and micro-batch in samples."""
     batch, micro_batch = row.global_batch, row.micro_batch
     if batch is None:
@@ -196,8 +210,8 @@ def _batches(row: PublishedRow, data: int, stages: int, assumed: list[str]) -> t
         batch = micro_batch * data
         assumed.append(f"global_batch not given: one micro-batch per replica, {batch}")
     if micro_batch is not None and stages > 1 and "local batch" in row.notes.lower():
-        assumed.append("micro_batch is the local batch: micro-batches of 1")
-        micro_batch = 1
+        micro_batch = max(1, micro_batch // (stages * virtual))
+        assumed.append(f"micro_batch is the local batch: one of {micro_batch} per stage")
     if micro_batch is None:
         micro_batch = _default_micro_batch(-(-batch // data), stages)
         assumed.append(f"micro_batch not given: {micro_batch}")
@@ -293,9 +307,10 @@ def _local(chip: CatalogChip, network: Network, kind: int) -> Link:
 
 
 def _network_link(network: Network) -> Link:
+    sockets = network.kind == "Ethernet"
     return Link(
-        kind="Ethernet" if network.sockets else "InfiniBand or RoCE",
+        kind=network.kind,
         bandwidth_bytes_per_s=network.node_bytes_per_s,
-        latency_s=SOCKET_LATENCY_S if network.sockets else NETWORK_LATENCY_S,
+        latency_s=SOCKET_LATENCY_S if sockets else NETWORK_LATENCY_S,
         source="quoted",
     )

@@ -104,14 +104,12 @@ def _with_vocabulary(config: ModelConfig, row: PublishedRow, length: int) -> Mod
 
 def _family(name: str, width: int, heads: int, vocabulary: int, length: int) -> ModelConfig:
     """A GPT, or what the name says instead; of one layer."""
-    common = {
-        "layers": 1, "width": width, "heads": heads, "vocab_size": vocabulary, "context": length,
-    }  # fmt: skip
+    gpt = ModelConfig(layers=1, width=width, heads=heads, vocab_size=vocabulary, context=length)
     lowered = name.lower()
     if re.search(r"llama|qwen|mistral|aquila|baichuan|internlm|yi-|deepseek|glm", lowered):
         grouped = re.search(r"llama-?3|qwen-?[23]|mistral|70b|72b|405b", lowered)
-        return ModelConfig(
-            **common,
+        return dataclasses.replace(
+            gpt,
             key_value_heads=8 if grouped and heads % 8 == 0 else heads,
             mlp_width=-(-8 * width // 3 // 256) * 256,
             positions="rotary",
@@ -121,8 +119,8 @@ def _family(name: str, width: int, heads: int, vocabulary: int, length: int) -> 
             tied_head=False,
         )
     if "mpt" in lowered:
-        return ModelConfig(**common, positions="alibi", bias=False)
-    return ModelConfig(**common)
+        return dataclasses.replace(gpt, positions="alibi", bias=False)
+    return gpt
 
 
 def _heads(row: PublishedRow, siblings: Iterable[PublishedRow], assumed: list[str]) -> int:

@@ -29,8 +29,8 @@ class Machine:
     pattern: str
     per_node: int
     node_bytes_per_s: float
-    sockets: bool = False
-    """Without RDMA: collectives run over TCP."""
+    kind: str = "InfiniBand"
+    """Of its network; "Ethernet" means collectives over TCP."""
     local_bytes_per_s: float | None = None
     """Between the chips of a node, where it is less than the chip's own link gives."""
     source: str
@@ -53,12 +53,14 @@ MACHINES = (
         pattern=r"8 gpu/node, 4x omni-path",
         per_node=8,
         node_bytes_per_s=4 * 100 * GIGABIT,
+        kind="Omni-Path",
         source="Jean Zay, A100 partition: four 100 Gbit/s Omni-Path ports per node",
     ),
     Machine(
         pattern=r"jean zay",
         per_node=4,
         node_bytes_per_s=4 * 100 * GIGABIT,
+        kind="Omni-Path",
         source="Jean Zay, V100 partition: four 100 Gbit/s Omni-Path ports per node of four",
     ),
     Machine(
@@ -71,7 +73,7 @@ MACHINES = (
         pattern=r"g4dn\.12xlarge",
         per_node=4,
         node_bytes_per_s=50 * GIGABIT,
-        sockets=True,
+        kind="Ethernet",
         local_bytes_per_s=7.9e9,
         source="AWS g4dn.12xlarge: four T4 on eight lanes of PCIe 3.0 each, 50 Gbit/s Ethernet",
     ),
@@ -79,7 +81,7 @@ MACHINES = (
         pattern=r"p3\.8xlarge",
         per_node=4,
         node_bytes_per_s=10 * GIGABIT,
-        sockets=True,
+        kind="Ethernet",
         source="AWS p3.8xlarge: four V100 SXM2, 10 Gbit/s Ethernet",
     ),
 )
@@ -99,7 +101,7 @@ class Network:
     per_node: int
     node_bytes_per_s: float
     """Of a whole node, one direction."""
-    sockets: bool
+    kind: str
     local_bytes_per_s: tuple[float | None, ...] = ()
     """Between chips of a node, by kind of chip, where the machine gives less than their links."""
     assumed: str = ""
@@ -114,21 +116,31 @@ def network_of(text: str, chip: CatalogChip, num_chips: int) -> Network:
         return Network(
             per_node=slowest.per_node,
             node_bytes_per_s=slowest.node_bytes_per_s,
-            sockets=slowest.sockets,
+            kind=slowest.kind,
             local_bytes_per_s=_locals(text, machines),
         )
     per_node = _per_node(text) or min(8, num_chips)
     rate = _rate(text, per_node)
-    sockets = bool(re.search(r"ethernet|tcp|socket", text, re.IGNORECASE)) and "roce" not in (
-        text.lower()
-    )
+    kind = _kind(text)
     if rate is not None:
-        return Network(per_node=per_node, node_bytes_per_s=rate, sockets=sockets)
+        return Network(per_node=per_node, node_bytes_per_s=rate, kind=kind)
     _, usual, said = max(entry for entry in _USUAL if entry[0] <= (chip.year or 2020))
     assumed = f"network not given: {said}" if num_chips > per_node else ""
     return Network(
-        per_node=per_node, node_bytes_per_s=usual * per_node / 8, sockets=sockets, assumed=assumed
+        per_node=per_node, node_bytes_per_s=usual * per_node / 8, kind=kind, assumed=assumed
     )
+
+
+def _kind(text: str) -> str:
+    """Of the network that a text names; InfiniBand or its like unless it says otherwise."""
+    for pattern, kind in (
+        (r"roce|rdma", "RoCE"),
+        (r"omni-?path", "Omni-Path"),
+        (r"ethernet|tcp|socket", "Ethernet"),
+    ):
+        if re.search(pattern, text, re.IGNORECASE):
+            return kind
+    return "InfiniBand"
 
 
 def _locals(text: str, machines: list[Machine]) -> tuple[float | None, ...]:

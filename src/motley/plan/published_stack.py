@@ -13,6 +13,7 @@ from motley.plan.stack import (
     MEGATRON_2021,
     MEGATRON_DEEPSPEED,
     MEGATRON_DEEPSPEED_2020,
+    MEGATRON_DEEPSPEED_BF16,
     NANOGPT,
     SAILOR,
     TORCHTITAN,
@@ -33,6 +34,9 @@ _SOURCES: tuple[tuple[str, Stack], ...] = (
 )
 """The first that fits counts."""
 
+AFTER_FLASH = r"llama|qwen|mistral|mixtral|aquila|baichuan|internlm|deepseek|glm|gemma"
+"""Families of 2023 and later, which no one trains with unfused attention."""
+
 
 def stack_of(row: PublishedRow) -> tuple[Stack, list[str]]:
     """The stack of a row, and what was assumed of it."""
@@ -51,6 +55,12 @@ def _as_noted(stack: Stack, row: PublishedRow) -> Stack:
         stack = replace(stack, overlap_tensor=True)
     if "rowwise" in row.precision.lower():
         stack = replace(stack, fp8_rows=True)
-    if re.search(r"\bflash", notes) and stack.attention != "flash":
-        stack = replace(stack, attention="flash")
+    if stack is MEGATRON_DEEPSPEED and "bf16" in row.precision.lower():
+        stack = MEGATRON_DEEPSPEED_BF16
+    if "bert" in row.model.lower():
+        stack = replace(stack, attention="unfused", softmax="eager", dropout=True)
+    elif stack.attention != "flash" and (
+        re.search(r"\bflash", notes) or re.search(AFTER_FLASH, row.model.lower())
+    ):
+        stack = replace(stack, attention="flash", dropout=False)
     return stack

@@ -20,7 +20,7 @@ from motley.model.counts import model_counts
 from motley.plan.predict import predict
 from motley.plan.published import PublishedRow, PublishedTable, read_table
 from motley.plan.published_case import Case, case_of
-from motley.plan.published_memory import case_memory
+from motley.plan.published_memory import case_fits, case_memory
 from motley.plan.published_model import Incomplete
 
 OUT_COLUMNS = (
@@ -111,8 +111,6 @@ def _fields(row: PublishedRow, case: Case) -> dict[str, Any]:
     )
     per_token = model_counts(case.config, case.sequence_length).flops_per_token
     memory = case_memory(case)
-    needs = [part.total_bytes for part in memory]
-    available = min(chip.memory_bytes for chip in case.chips)
     measured = measured_step_s(row, case.tokens_per_step)
     return {
         "stack": case.stack.name,
@@ -123,8 +121,10 @@ def _fields(row: PublishedRow, case: Case) -> dict[str, Any]:
         "pipeline_s": found.pipeline_s,
         "exchange_s": found.exchange_s,
         "optimizer_s": found.optimizer_s,
-        "predicted_peak_memory_bytes": max(needs),
-        "fits": max(needs) <= available,
+        "predicted_peak_memory_bytes": max(
+            part.reserved_bytes + part.context_bytes for part in memory
+        ),
+        "fits": case_fits(case, memory),
         "measured_step_s": measured,
         "error": None if measured is None else found.step_s / measured - 1.0,
     }

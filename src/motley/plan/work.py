@@ -39,12 +39,12 @@ LOGIT_BYTES_FUSED = 8
 
 
 class Matmul(NamedTuple):
-    """`count` products [rows, inner] x [inner, columns]."""
+    """`copies` products [rows, inner] x [inner, columns]."""
 
     rows: float
     inner: float
     columns: float
-    count: float = 1.0
+    copies: float = 1.0
     linear: bool = True
     """By parameters, so that an fp8 training runs it in fp8; the attention's are not."""
 
@@ -145,13 +145,13 @@ def _merged(products: tuple[Product, ...], tokens: float, layout: Layout) -> tup
     merged: dict[tuple[str, str], Matmul] = {}
     for product in products:
         split = 1 if product.sharded_by_tensor == "none" else layout.tensor
-        rows, count = tokens, 1.0
+        rows, copies = tokens, 1.0
         if product.experts > 1:
             split = _expert_width(layout)
             # Tokens of all members whose experts are spread over the same chips come together.
             members = layout.expert * split / layout.tensor
             rows = tokens * members * product.experts_per_token / product.experts
-            count = product.experts / layout.expert
+            copies = product.experts / layout.expert
         inner, columns = float(product.in_width), float(product.out_width)
         if product.sharded_by_tensor == "row":
             inner /= split
@@ -161,7 +161,7 @@ def _merged(products: tuple[Product, ...], tokens: float, layout: Layout) -> tup
         known = merged.get(key)
         if known is not None:
             columns += known.columns
-        merged[key] = Matmul(rows, inner, columns, count)
+        merged[key] = Matmul(rows, inner, columns, copies)
     return tuple(merged.values())
 
 
