@@ -32,9 +32,10 @@ from motley.plan.published_memory import case_fits, case_memory
 from motley.plan.published_model import Incomplete
 from motley.plan.stack import NANOGPT, TORCHTITAN
 from motley.units import size
+from planner_table import repository_of
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLE_FILE = ROOT.parent / "shared/published_throughput.csv"
+TABLE_FILE = ROOT / "benchmarks/published_throughput.csv"
 
 _PEAK = re.compile(r"\bmem ([\d.]+) ?(GiB|GB|B)\b")
 _UNITS = {"B": 1.0, "GB": 1e9, "GiB": 2**30}
@@ -113,8 +114,8 @@ def published_part(path: Path) -> dict[str, Any]:
         if peak is not None:
             peaks.append(peak)
     print(f"{judged} of {len(table.rows)} rows say enough of their memory to be judged.")
-    for name in dict.fromkeys(peak.row.source for peak in peaks):
-        print_source(name, [peak for peak in peaks if peak.row.source == name])
+    for name in dict.fromkeys(repository_of(peak.row) for peak in peaks):
+        print_source(name, [peak for peak in peaks if repository_of(peak.row) == name])
     print("Furthest off:")
     for peak in sorted(peaks, key=lambda one: -abs(one.error))[:WORST]:
         print(f"  {describe(peak)}")
