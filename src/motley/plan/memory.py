@@ -111,10 +111,14 @@ def stage_memory(
         + _bucket_bytes(sums, layout, stack)
         + _root_bytes(config, precision, layers, layout, stack)
     )
-    parts = tuple(map(math.ceil, (state, activations, max(moment, after - activations), buffers)))
-    cached = stack.footprint.cached_share * sum(parts) + samples * sums.cached_bytes
+    passing = max(moment, after - activations)
+    allocated = state + activations + passing + buffers
+    cached = stack.footprint.cached_share * allocated + samples * sums.cached_bytes
     return StageMemory(
-        *parts,
+        state_bytes=math.ceil(state),
+        activation_bytes=math.ceil(activations),
+        transient_bytes=math.ceil(passing),
+        buffer_bytes=math.ceil(buffers),
         context_bytes=_context_bytes(layout, stack, in_pipeline, link_bytes_per_s),
         cached_bytes=math.ceil(cached),
         margin=stack.footprint.margin,
