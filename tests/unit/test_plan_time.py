@@ -13,7 +13,7 @@ from motley.chips.catalog import catalog, look_up
 from motley.chips.chip import Chip, Link
 from motley.chips.constants import CONSTANTS
 from motley.chips.efficiency import Efficiency, efficiency_of, power_share, reaches
-from motley.cluster import Spread
+from motley.cluster import LOOPBACK, Spread
 from motley.model.config import MixtureOfExperts, ModelConfig
 from motley.model.presets import PRESETS
 from motley.plan.collectives import (
@@ -302,6 +302,13 @@ def test_large_messages_come_near_the_reachable_bandwidth_and_small_ones_do_not(
 def test_a_measured_link_gives_what_it_says() -> None:
     measured = dataclasses.replace(NVLINK, source="measured", latency_s=0.0)
     assert all_gather_seconds(8e9, Spread(8, 8, measured, None)) == pytest.approx(7e9 / 300e9)
+
+
+def test_an_emulated_link_gives_what_it_says_wherever_its_figure_is_from() -> None:
+    loopback = dataclasses.replace(LOOPBACK, emulated=True)
+    assert ring_seconds(1000, (0, 1), lambda first, second: loopback) == pytest.approx(
+        4000 / LOOPBACK.bandwidth_bytes_per_s + 2 * LOOPBACK.latency_s
+    )
 
 
 def test_parts_of_a_group() -> None:

@@ -95,7 +95,7 @@ def reached_share(
     link: Link, constants: Constants = CONSTANTS, *, between_nodes: bool = False
 ) -> float:
     """Share of the link's bandwidth that messages get."""
-    if link.source not in ("quoted", "predicted"):
+    if not _is_quoted(link):
         return 1.0
     if _SOCKETS.search(link.kind):
         return constants.socket_share
@@ -117,8 +117,12 @@ def member_spread(spread: Spread, tensor: int, data: int) -> Spread:
 
 
 def _start(spread: Spread, constants: Constants) -> float:
-    quoted = spread.local.source in ("quoted", "predicted")
-    return constants.collective_s if quoted else 0.0
+    return constants.collective_s if _is_quoted(spread.local) else 0.0
+
+
+def _is_quoted(link: Link) -> bool:
+    """Whether its bandwidth is a datasheet's, not what messages were seen or are made to get."""
+    return not link.emulated and link.source in ("quoted", "predicted")
 
 
 def _ring(spread: Spread, groups: int, constants: Constants) -> _Ring:

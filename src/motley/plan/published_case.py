@@ -91,6 +91,9 @@ def case_of(
     num_chips = row.n_chips or sum(chip.count or 0 for chip in named)
     if not num_chips:
         raise Incomplete("n_chips is missing")
+    counted = sum(chip.count or 0 for chip in named)
+    if counted not in (0, num_chips):
+        raise Incomplete(f"contradiction: {counted} chips are named, n_chips is {num_chips}")
     context = _noted(row.notes, r"\bcp=(\d+)") or 1
     tensor, stages, data = _degrees(row, num_chips, context, named[0].catalog, assumed)
     network = network_of(f"{row.interconnect} {row.chip}", named[0].catalog, num_chips)

@@ -45,7 +45,7 @@ class NamedChip:
 @lru_cache(maxsize=1024)
 def named_chips(text: str) -> tuple[NamedChip, ...]:
     """The chips of one cell; `UnknownChipError` says what is not known."""
-    parts = [part.strip() for part in text.split("+")]
+    parts = [part.strip() for part in re.split(r"\s\+\s", text)]
     found = []
     for part in parts:
         match = _COUNT.match(part)

@@ -25,6 +25,13 @@ HEAD_SIZES = (64, 128)
 WIDE = 2048
 
 
+ENCODERS = {
+    "bert-base": ModelConfig(layers=12, width=768, heads=12, context=512, vocab_size=30522),
+    "bert-large": ModelConfig(layers=24, width=1024, heads=16, context=512, vocab_size=30522),
+}
+"""Shapes of encoders (arXiv 1810.04805), which cost what a decoder of that shape does."""
+
+
 class Incomplete(Exception):  # noqa: N818 - a row is incomplete, the program is not in error
     """A row does not say enough; the message says what it lacks."""
 
@@ -46,6 +53,8 @@ def _config(
     if preset is not None and _agrees(preset, row):
         return _with_vocabulary(preset, row, sequence_length), []
     assumed: list[str] = []
+    if preset is not None and row.d_model is None:
+        raise Incomplete(f"contradiction: {row.model} has {preset.layers} layers")
     if row.d_model is None:
         raise Incomplete(f"d_model is missing and '{row.model}' is no known model")
     vocabulary = row.vocab
@@ -68,7 +77,7 @@ def _config(
 def named_shape(name: str) -> ModelConfig | None:
     """The shape that a model's name stands for, written in any of the usual ways."""
     wanted = _plain(name)
-    for known, config in PRESETS.items():
+    for known, config in (*PRESETS.items(), *ENCODERS.items()):
         if _plain(known) == wanted:
             return config
     return None
