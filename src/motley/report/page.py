@@ -1,25 +1,25 @@
-"""`report.html`: one page that says all of a run, in one file that needs no network.
-
-The page is plain HTML and SVG; its script only shows tooltips and switches the timeline's step.
-"""
+"""`report.html`: one page that says all of a run, in one file that needs no network."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
-from motley.errors import StorageError
 from motley.report.bars import memory_section, time_section
+from motley.report.document import (
+    alert_list,
+    document,
+    fact,
+    page_header,
+    section,
+    write_page,
+)
 from motley.report.figures import RunFigures, run_figures
 from motley.report.history import RunHistory
 from motley.report.loss_chart import loss_section
-from motley.report.markup import Child, Markup, join, tag
+from motley.report.markup import Markup, join, tag
 from motley.report.tables import (
-    badge,
     chips_table,
     log_table,
     predictions_table,
@@ -28,12 +28,9 @@ from motley.report.tables import (
 )
 from motley.report.timeline_chart import timeline_section
 from motley.report.words import STATE_WORDS, loss_text, plural, shown
-from motley.units import Source, duration, percent, si
+from motley.units import duration, percent, si
 
 REPORT_FILE = "report.html"
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""The browser itself refuses any network request of the page."""
 
 
 def write_report(run_folder: Path) -> Path:
@@ -43,24 +40,7 @@ def write_report(run_folder: Path) -> Path:
     """
     history = RunHistory.load(run_folder)
     page = page_html(history, plan_reasons(run_folder))
-    target = run_folder / REPORT_FILE
-    temporary = ""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=run_folder, prefix=".report-", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(page)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except OSError as cause:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise StorageError(
-            f"{target}: cannot be written: {cause.strerror or cause}.",
-            remedy="Free some space or make the folder writable.",
-        ) from None
-    return target
+    return write_page(run_folder / REPORT_FILE, page)
 
 
 def plan_reasons(run_folder: Path) -> tuple[str, ...]:
@@ -75,29 +55,13 @@ def plan_reasons(run_folder: Path) -> tuple[str, ...]:
 def page_html(history: RunHistory, reasons: tuple[str, ...] = ()) -> str:
     """The whole page as text."""
     figures = run_figures(history)
-    title = f"{history.run}: motley report"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("title", title),
-        tag("style", _asset("page.css")),
-    )
-    body = tag(
-        "body",
+    return document(
+        f"{history.run}: motley report",
         _header(history, figures),
-        tag("main", *_sections(history, figures, reasons)),
+        _sections(history, figures, reasons),
         _footer(history),
-        tag("div", id="tip", role="status", hidden=True),
-        tag("script", _asset("page.js")),
+        ("page.css",),
     )
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
-
-
-def _asset(name: str) -> Markup:
-    return Markup(resources.files("motley.report").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _sections(
@@ -106,79 +70,56 @@ def _sections(
     why = tag("ul", *[tag("li", reason) for reason in reasons], class_="reasons")
     return [
         _alerts(history, figures),
-        _section("loss", "Loss", loss_section(history), source="measured"),
-        _section(
+        section("loss", "Loss", loss_section(history), source="measured"),
+        section(
             "chips",
             "Chips",
             join([chips_table(figures), why if reasons else None]),
             "Medians over the steps, without the first.",
         ),
-        _section(
+        section(
             "timeline",
             "Timeline of a step",
             timeline_section(history),
             "Per chip: predicted above, measured below, on the same scale.",
         ),
-        _section(
+        section(
             "time",
             "Where each chip's time went",
             time_section(figures),
             "Means over the steps, without the first.",
         ),
-        _section("memory", "Memory", memory_section(figures)),
-        _section(
+        section("memory", "Memory", memory_section(figures)),
+        section(
             "predictions",
             "Predicted against measured",
             predictions_table(figures),
             "Below zero, the plan was too low. More than 10 % or 10 points is marked.",
         ),
-        _section("log", "Log", log_table(history)),
-        _section("recipe", "Recipe, resolved", recipe_lists(history.recipe)),
+        section("log", "Log", log_table(history)),
+        section("recipe", "Recipe, resolved", recipe_lists(history.recipe)),
     ]
-
-
-def _section(
-    identity: str, title: str, content: Child, note: str = "", source: Source | None = None
-) -> Markup:
-    heading = tag("h2", title, badge(source) if source else None, id=f"{identity}-title")
-    said = tag("p", note, class_="lead") if note else None
-    return tag("section", heading, said, content, id=identity, aria_labelledby=f"{identity}-title")
 
 
 def _header(history: RunHistory, figures: RunFigures) -> Markup:
     state = tag("span", STATE_WORDS[history.state], class_=f"state {history.state}")
     facts = [
-        _fact("tokens/s", shown(figures.tokens_per_s, si), figures.source),
-        _fact("step time", shown(figures.step_s, duration), figures.source),
-        _fact(
+        fact("tokens/s", shown(figures.tokens_per_s, si), figures.source),
+        fact("step time", shown(figures.step_s, duration), figures.source),
+        fact(
             "of the summed peak",
             shown(figures.utilisation, percent),
             figures.source,
             _peak_sources(figures),
         ),
-        _fact("waiting, mean of chips", shown(figures.waiting_share, percent), figures.source),
-        _fact("training loss", _last_loss(history), "measured"),
-        _fact("validation loss", _validation(history), "measured", _bits(history)),
-        _fact("tokens trained", si(history.tokens), "measured"),
-        _fact("time running", duration(history.elapsed_s), figures.source),
+        fact("waiting, mean of chips", shown(figures.waiting_share, percent), figures.source),
+        fact("training loss", _last_loss(history), "measured"),
+        fact("validation loss", _validation(history), "measured", _bits(history)),
+        fact("tokens trained", si(history.tokens), "measured"),
+        fact("time running", duration(history.elapsed_s), figures.source),
     ]
-    return tag(
-        "header",
-        tag("p", "motley report", class_="brand"),
-        tag("h1", history.run, " ", state),
-        tag("p", _in_short(history), class_="lead"),
-        tag("div", *facts, class_="facts"),
-    )
-
-
-def _fact(name: str, value: str, source: Source, note: str = "") -> Markup:
-    return tag(
-        "div",
-        tag("span", name, class_="name"),
-        tag("span", value, class_="value"),
-        tag("span", badge(source), " ", note, class_="muted"),
-        class_="fact",
-    )
+    title = join([history.run, " ", state])
+    return page_header("motley report", title, _in_short(history), facts)
 
 
 def _peak_sources(figures: RunFigures) -> str:
@@ -229,10 +170,7 @@ def _alerts(history: RunHistory, figures: RunFigures) -> Markup | None:
         last = time_text(history.segments[-1].last_seen)
         alerts.append(f"The run has not finished. It was last seen at {last}.")
     alerts += figures.warnings
-    if not alerts:
-        return None
-    items = [tag("li", text) for text in alerts]
-    return tag("div", tag("ul", *items), class_="alerts", role="alert")
+    return alert_list(alerts)
 
 
 def _footer(history: RunHistory) -> Markup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from motley.report.history import RunHistory, Segment
+from motley.report.lanes import HATCH, lanes_legend, span_box, time_axis
 from motley.report.markup import Markup, join, tag
 from motley.report.records import ChipFacts, Span, Timeline
 from motley.report.svg import Scale
@@ -14,29 +15,16 @@ from motley.units import duration
 MOST_TIMELINES = 8
 MOST_SPANS = 12_000
 """Of all timelines together; the page stays below about 2 MB."""
-LABEL_SHARE = 0.014
-"""A span wider than this share of the step has its micro-batch's number written in it."""
-WIDE_SHARE = 0.05
-"""A span wider than this keeps the number on a phone as well."""
-KINDS = ("forward", "backward", "wait", "sync", "optimizer")
+WORDS = {
+    "forward": "forward",
+    "backward": "backward",
+    "wait": "waiting",
+    "sync": "gradient sync, not hidden",
+    "optimizer": "optimizer",
+}
 LANES = {"predicted": (1, 15), "measured": (19, 24)}
 """Top and height in pixels."""
 HEIGHT = 44
-HATCH = tag(
-    "svg",
-    tag(
-        "pattern",
-        tag("rect", width=6, height=6),
-        tag("path", d="M-1 1l2-2M0 6l6-6M5 7l2-2"),
-        id="hatch",
-        patternUnits="userSpaceOnUse",
-        width=6,
-        height=6,
-    ),
-    class_="defs",
-    aria_hidden="true",
-)
-"""The fill of waiting, used by all drawings."""
 
 
 def timeline_section(history: RunHistory) -> Markup:
@@ -48,9 +36,9 @@ def timeline_section(history: RunHistory) -> Markup:
             return tag("p", "This run has recorded no timeline.", class_="note")
         note = tag("p", "No step has been recorded: this is the prediction alone.", class_="note")
         drawing = _drawing(segment, Timeline(step=0, spans=()), is_shown=True)
-        return join([note, HATCH, drawing, _legend()])
+        return join([note, HATCH, drawing, lanes_legend(WORDS)])
     drawings = [_drawing(segment, one, is_shown=one is chosen[-1]) for one in chosen]
-    return join([_picker(chosen, len(history.timelines)), HATCH, *drawings, _legend()])
+    return join([_picker(chosen, len(history.timelines)), HATCH, *drawings, lanes_legend(WORDS)])
 
 
 def choose(timelines: Sequence[Timeline], segment: Segment) -> list[Timeline]:
@@ -90,7 +78,7 @@ def _drawing(segment: Segment, timeline: Timeline, *, is_shown: bool) -> Markup:
     return tag(
         "div",
         *rows,
-        _axis(scale),
+        time_axis(scale),
         class_="timeline",
         data_step=timeline.step,
         hidden=not is_shown,
@@ -116,54 +104,13 @@ def _row(
 
 
 def _span(span: Span, source: str, scale: Scale, top: int, height: int) -> Markup:
-    start, end = scale.share(span.start_s), scale.share(span.end_s)
-    kind = span.kind if span.kind in KINDS else "other"
     batch = "" if span.micro_batch is None else f" of micro-batch {span.micro_batch}"
     said = (
         f"{span.chip}: {span.kind}{batch}, {duration(span.end_s - span.start_s)} "
         f"({duration(span.start_s)} to {duration(span.end_s)}), {source}"
     )
-    box = tag(
-        "rect",
-        tag("title", said),
-        x=f"{start:.3%}",
-        width=f"{end - start:.3%}",
-        y=top,
-        height=height,
-        class_=kind,
-    )
-    if span.micro_batch is None or end - start < LABEL_SHARE:
-        return box
-    number = tag(
-        "text",
-        str(span.micro_batch),
-        x=f"{(start + end) / 2:.3%}",
-        y=top + height / 2,
-        class_=f"{kind} wide" if end - start >= WIDE_SHARE else kind,
-    )
-    return join([box, number])
-
-
-def _axis(scale: Scale) -> Markup:
-    ticks = [
-        tag(
-            "span",
-            duration(tick) if tick else "0",
-            class_="x",
-            style=f"left:{scale.share(tick):.2%}",
-        )
-        for tick in scale.ticks(6)
-    ]
-    return tag("div", tag("div", *ticks, class_="ticks"), class_="row axis")
-
-
-def _legend() -> Markup:
-    keys = [tag("li", tag("i", class_=f"box {kind}"), said) for kind, said in (
-        ("forward", "forward"), ("backward", "backward"), ("wait", "waiting"),
-        ("sync", "gradient sync, not hidden"), ("optimizer", "optimizer"),
-    )]  # fmt: skip
-    note = tag("li", "numbers are micro-batches", class_="units")
-    return tag("ul", *keys, note, class_="legend")
+    place = scale.share(span.start_s), scale.share(span.end_s)
+    return span_box(span.kind, span.micro_batch, place, (top, height), said)
 
 
 def _in_words(chip: ChipFacts, drawn: Sequence[Markup]) -> str:
