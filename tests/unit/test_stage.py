@@ -195,7 +195,9 @@ def test_bf16_is_near_fp32_and_sums_in_fp32(name: str) -> None:
     loss = run(pipeline, batches)
     expected_loss, expected = reference(config, batches)
     assert loss == pytest.approx(expected_loss, rel=2e-3)
-    assert_same(pipeline.gradients(), expected, relative=0.05)
+    # Near zero bf16 rounds to the other side of ReLU's kink, where the gradient jumps.
+    kinked = config.activation == "relu"
+    assert_same(pipeline.gradients(), expected, relative=0.1 if kinked else 0.05)
     for parameters in pipeline.parameters:
         assert {p.dtype for p in parameters.masters.values()} == {torch.float32}
         assert {p.dtype for p in parameters.compute.values()} == {torch.bfloat16}
