@@ -5,8 +5,9 @@
 The table part predicts every published training with constants that were fitted without its
 repository (`planner_held_out.csv`, by `fit_planner.py`) and prints the errors by source, cold and
 after one row of the source has set one scalar, the order of the rows (Spearman), the rows that are
-furthest off, and how many were skipped for which reason. With --write the error band goes to
-`src/motley/plan/errors.csv`, which the package ships and prints beside its predictions.
+furthest off, and how many were skipped for which reason. The memory part is that of
+`planner_memory.py`; --tracker adds PyTorch's trackers, some minutes. With --write the error band
+goes to `src/motley/plan/errors.csv`, which the package ships and prints beside its predictions.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from motley.chips.constants import CONSTANTS, Constants
+from planner_memory import published_part, tracker_part
 from planner_table import (
     Scored,
     by_source,
@@ -49,10 +51,15 @@ WORST = 12
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, default=TABLE_FILE)
+    parser.add_argument(
+        "--tracker", action="store_true", help="Memory under PyTorch's trackers too."
+    )
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
     parser.add_argument("--write", action="store_true", help="Write the shipped error band.")
     arguments = parser.parse_args()
-    result = table_part(arguments.table)
+    result = table_part(arguments.table) | published_part(arguments.table)
+    if arguments.tracker:
+        result |= tracker_part()
     if arguments.write:
         write_errors(result, arguments.table.name)
     if arguments.json:

@@ -57,7 +57,8 @@ class Stack:
     overlap_tensor: bool = False
     """Messages of tensor parallelism travel while matmuls compute (asynchronous TP)."""
     balance: Literal["blocks", "layers"] = "blocks"
-    """What pipeline stages get equal numbers of: blocks, or layers with embedding and head."""
+    """What pipeline stages get equal numbers of: blocks, or, where those do not come out even and
+    these do, layers with embedding and head."""
     scattered_boundary: bool = True
     """Chips of a tensor group each send a part of what passes to the next stage, not all of it."""
     parameter_bytes: int = 2
