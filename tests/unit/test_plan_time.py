@@ -173,7 +173,7 @@ def test_tensor_parallelism_shares_out_products_and_parameters(tensor: int) -> N
         return sum(m.rows * m.inner * m.columns * m.copies for m in work.forward.matmuls)  # type: ignore[attr-defined]
 
     assert flops(part) == pytest.approx(flops(whole) / tensor)
-    assert part.parameter_bytes == pytest.approx(whole.parameter_bytes / tensor)
+    assert part.parameters == pytest.approx(whole.parameters / tensor)
     assert part.forward.flash_flops == pytest.approx(whole.forward.flash_flops / tensor)
 
 
@@ -189,7 +189,7 @@ def test_spreading_experts_keeps_the_work_of_each_chip(expert: int) -> None:
         for work in (alone, spread_out)
     ]
     assert total[0] == pytest.approx(total[1])
-    assert spread_out.parameter_bytes <= alone.parameter_bytes
+    assert spread_out.parameters <= alone.parameters
 
 
 def test_unfused_attention_moves_scores_and_computes_both_triangles() -> None:

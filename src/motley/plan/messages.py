@@ -149,12 +149,11 @@ def _sharded_seconds(chip: Chip, place: Place) -> tuple[float, float]:
         place.config, place.layer, place.sequence_length, 1, layout, stack, element_bytes
     )
     members = member_spread(place.spread, layout.tensor, layout.data)
-    parameters = work.parameter_bytes / stack.parameter_bytes
     gather = all_gather_seconds(
-        work.parameter_bytes, members, groups=layout.tensor, constants=stack.constants
+        work.parameters * element_bytes, members, groups=layout.tensor, constants=stack.constants
     )
     scatter = reduce_scatter_seconds(
-        parameters * stack.exchange_bytes,
+        work.parameters * stack.exchange_bytes,
         members,
         groups=layout.tensor,
         constants=stack.constants,

@@ -15,14 +15,13 @@ from motley.cluster import Spread
 from motley.model.config import ModelConfig
 from motley.model.counts import ParameterGroup, parameter_groups
 from motley.plan.collectives import (
-    all_gather_seconds,
     all_reduce_seconds,
     reached_share,
-    reduce_scatter_seconds,
 )
 from motley.plan.cost import LayerTime, boundary_bytes, layer_time, optimizer_seconds
 from motley.plan.pipeline import PipelineCost, extrapolate_pipeline, gradients_complete
 from motley.plan.published_case import Case
+from motley.plan.sync import group_exchange_seconds
 
 HIDEABLE = 0.8
 """Share of the last backward pass beside which gradients may travel: the first bucket must be full
@@ -181,8 +180,6 @@ def _send_seconds(case: Case, chip: Chip, stage: int) -> float:
     num_bytes = boundary_bytes(
         case.config, case.sequence_length, case.micro_batch, chip.precision, chip.precision
     )
-    if not case.stack.scattered_boundary:
-        num_bytes *= case.layout.tensor
     first = stage * per_stage
     inside = first // case.per_node == (first + per_stage) // case.per_node
     constants = case.stack.constants
@@ -249,7 +246,9 @@ def _groups(config: ModelConfig) -> tuple[ParameterGroup, ...]:
 def _exchange_seconds(case: Case) -> float:
     """Gradients of the stage that holds most, and the matrix that first and last stage share."""
     held = max(_held(case, stage) for stage in range(case.num_stages))
-    seconds = _members_exchange(case, held) + _replicas_exchange(case, held)
+    slowest = case.local.index(_slowest_local(case))
+    members = group_exchange_seconds(held, case.layout, _spread(case, slowest), case.stack)
+    seconds = members + _replicas_exchange(case, held)
     if case.num_stages > 1 and case.config.tied_head:
         seconds += _tied_exchange(case)
     return seconds
@@ -257,28 +256,6 @@ def _exchange_seconds(case: Case) -> float:
 
 def _slowest_local(case: Case) -> Link:
     return min(case.local, key=lambda link: link.bandwidth_bytes_per_s)
-
-
-def _members_exchange(case: Case, held: float) -> float:
-    """Among members with a sharded optimizer: sums scattered, parameters gathered."""
-    layout, constants = case.layout, case.stack.constants
-    if layout.data == 1 or layout.sharding == "full":
-        return 0.0
-    spread = _strided(case, layout.tensor * case.context, layout.data)
-    groups = min(case.per_node, layout.tensor * case.context)
-    scatter = reduce_scatter_seconds(
-        case.stack.exchange_bytes * held / layout.tensor,
-        spread,
-        groups=groups,
-        constants=constants,
-    )
-    gather = all_gather_seconds(
-        case.stack.parameter_bytes * held / layout.tensor,
-        spread,
-        groups=groups,
-        constants=constants,
-    )
-    return scatter + gather
 
 
 def _replicas_exchange(case: Case, held: float) -> float:

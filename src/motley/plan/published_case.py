@@ -250,7 +250,7 @@ def _partition(notes: str, blocks: int) -> tuple[int, ...] | None:
     return tuple(bounds)
 
 
-def precision_of(text: str, rates: dict[Precision, float], stack: Stack) -> Precision:
+def precision_of(text: str, rates: dict[Precision, float]) -> Precision:
     """The format of the matmuls; where a chip lacks it, the one that it trains in instead."""
     lowered = text.lower()
     wanted: Precision | None = None
@@ -262,7 +262,6 @@ def precision_of(text: str, rates: dict[Precision, float], stack: Stack) -> Prec
         wanted = "fp16"
     elif "fp32" in lowered or "tf32" in lowered:
         wanted = "fp32"
-    wanted = wanted or stack.precision
     if wanted is None:
         return training_precision(rates)
     if wanted not in rates and wanted in ("bf16", "fp16"):
@@ -287,7 +286,7 @@ def _chip(named: NamedChip, text: str, stack: Stack, constants: Constants | None
         raise UnknownChipError(f"the catalog does not know memory of '{entry.id}'.")
     fields.update(
         flops_per_s=rates,
-        precision=precision_of(text, rates, stack),
+        precision=precision_of(text, rates),
         efficiency=efficiency_of(entry),
         memory_bytes=round(entry.memory_gb * 1e9),
         memory_bandwidth_bytes_per_s=entry.mem_bandwidth_gbps * 1e9,

@@ -23,7 +23,6 @@ from motley.plan.footprint import (
     TORCHTITAN_FOOTPRINT,
     Footprint,
 )
-from motley.units import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +58,6 @@ class Stack:
     balance: Literal["blocks", "layers"] = "blocks"
     """What pipeline stages get equal numbers of: blocks, or, where those do not come out even and
     these do, layers with embedding and head."""
-    scattered_boundary: bool = True
-    """Chips of a tensor group each send a part of what passes to the next stage, not all of it."""
     parameter_bytes: int = 2
     """Of one parameter as layers read it; 4 where the training is in fp32."""
     gradient_bytes: int = 4
@@ -70,8 +67,6 @@ class Stack:
     optimizer_bytes: int = 30
     """Memory traffic of the optimizer per parameter and step. AdamW with fp32 state reads gradient,
     master and two moments (16), writes master and moments (12) and the 2-byte copy (2)."""
-    precision: Precision | None = None
-    """The format that it trains in unless told otherwise; None is the chip's own."""
     footprint: Footprint = MOTLEY_FOOTPRINT
     """What it keeps in memory."""
     constants: Constants = field(default=CONSTANTS, compare=False)

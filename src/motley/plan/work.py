@@ -74,7 +74,7 @@ class LayerWork:
     """Without `weight`, and without anything repeated."""
     weight: Work
     """Gradients by the parameters, added to those of earlier micro-batches."""
-    parameter_bytes: float
+    parameters: float
     """That the chip reads, before any sharding among the data-parallel members."""
 
 
@@ -123,7 +123,7 @@ def layer_work(
             moved_bytes=accumulate,
             kernels=2.0 * len(matmuls),
         ),
-        parameter_bytes=stack.parameter_bytes * parameters,
+        parameters=parameters,
     )
 
 
@@ -287,5 +287,5 @@ def _embedding_work(
             moved_bytes=4 * rows + matrix * (2 * element_bytes + 2 * stack.gradient_bytes),
             kernels=8.0,
         ),
-        parameter_bytes=stack.parameter_bytes * matrix,
+        parameters=matrix,
     )
