@@ -7,32 +7,20 @@ fills is listed in `Case.assumed`, and a row of which too little is known is ski
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from motley.chips.catalog import CatalogChip
 from motley.chips.chip import Chip, Link
 from motley.chips.constants import Constants
-from motley.chips.efficiency import efficiency_of
-from motley.chips.quoted import quoted_fields, training_precision
-from motley.chips.quoted_link import LOCAL_LATENCY_S, PCIE_X16_BYTES_PER_S, quoted_link
-from motley.errors import UnknownChipError
 from motley.model.config import ModelConfig
-from motley.plan.layout import Layout, Recompute, Sharding
+from motley.plan.layout import Layout, Sharding
 from motley.plan.published import PublishedRow
 from motley.plan.published_chips import NamedChip, named_chips
+from motley.plan.published_hardware import hardware_of
 from motley.plan.published_model import Incomplete, config_of, named_shape
-from motley.plan.published_network import Network, network_of
 from motley.plan.published_stack import stack_of
+from motley.plan.published_words import noted, partition_of, recompute_of, sharding_of
 from motley.plan.stack import Stack
-from motley.units import Precision
-
-NETWORK_LATENCY_S = 8e-6
-"""Of a message between nodes over InfiniBand or RoCE."""
-SOCKET_LATENCY_S = 5e-5
-"""Of a message between nodes over TCP."""
 
 LARGEST_DEFAULT_MICRO_BATCH = 16
 MICRO_BATCHES_PER_STAGE = 6
@@ -84,54 +72,31 @@ def case_of(
     stack, assumed = stack_of(row)
     if constants is not None:
         stack = replace(stack, constants=constants)
-    assumed += [entry for chip in named for entry in chip.assumed]
+    num_chips = _num_chips(row, named)
+    hardware = hardware_of(row, named, num_chips, stack.constants)
+    assumed += hardware.assumed
     length = row.seq_len or _sequence(row, assumed)
     config, more = config_of(row, length, table)
     assumed += more
-    num_chips = row.n_chips or sum(chip.count or 0 for chip in named)
-    if not num_chips:
-        raise Incomplete("n_chips is missing")
-    counted = sum(chip.count or 0 for chip in named)
-    if counted not in (0, num_chips):
-        raise Incomplete(f"contradiction: {counted} chips are named, n_chips is {num_chips}")
-    context = _noted(row.notes, r"\bcp=(\d+)") or 1
-    tensor, stages, data = _degrees(row, num_chips, context, named[0].catalog, assumed)
-    network = network_of(f"{row.interconnect} {row.chip}", named[0].catalog, num_chips)
-    if network.assumed:
-        assumed.append(network.assumed)
-    local = [_local(chip.catalog, network, kind) for kind, chip in enumerate(named)]
-    if num_chips > 1:
-        assumed += [
-            f"link of {chip.catalog.id} not known: PCIe 4.0"
-            for chip, link in zip(named, local, strict=True)
-            if link.source == "predicted"
-        ]
-    sharding = _sharding(row.zero_or_fsdp)
-    if sharding == "full" and stages > 1:
-        sharding = "optimizer"
-        assumed.append("in a pipeline parameters stay gathered for the whole step")
-    inside = data if sharding == "full" else 1
-    if "hsdp" in row.zero_or_fsdp.lower():
-        inside = max(1, min(data, network.per_node // tensor))
-        assumed.append(f"hybrid sharding: {inside} chips share, {data // inside} groups copy")
-    elif sharding == "optimizer":
-        inside = data
+    context = noted(row.notes, r"\bcp=(\d+)") or 1
+    tensor, stages, data = _degrees(row, num_chips, context, assumed)
+    sharding, inside = _sharing(row, tensor, stages, data, hardware.per_node, assumed)
     virtual = 2 if stages > 1 and "interleaved" in row.notes.lower() else 1
     batch, micro_batch = _batches(row, data, stages, virtual, assumed)
     per_replica = -(-batch // data)
     return Case(
         config=config,
         sequence_length=length,
-        chips=tuple(_chip(chip, row.precision, stack, constants) for chip in named),
-        counts=tuple(chip.count or num_chips for chip in named),
-        per_node=network.per_node,
-        local=tuple(local),
-        network=_network_link(network),
-        layout=Layout(tensor, inside, 1, sharding, _recompute(row)),
+        chips=hardware.chips,
+        counts=hardware.counts,
+        per_node=hardware.per_node,
+        local=hardware.local,
+        network=hardware.network,
+        layout=Layout(tensor, inside, 1, sharding, recompute_of(row)),
         num_stages=stages,
         num_replicas=data // inside,
         context=context,
-        partition=_partition(row.notes, config.layers),
+        partition=partition_of(row.notes, config.layers),
         virtual=virtual,
         micro_batch=micro_batch,
         num_micro_batches=-(-per_replica // micro_batch),
@@ -141,17 +106,37 @@ def case_of(
     )
 
 
-def _noted(notes: str, pattern: str) -> int | None:
-    match = re.search(pattern, notes)
-    return int(match.group(1)) if match else None
+def _num_chips(row: PublishedRow, named: Sequence[NamedChip]) -> int:
+    counted = sum(chip.count or 0 for chip in named)
+    num_chips = row.n_chips or counted
+    if not num_chips:
+        raise Incomplete("n_chips is missing")
+    if counted not in (0, num_chips):
+        raise Incomplete(f"contradiction: {counted} chips are named, n_chips is {num_chips}")
+    return num_chips
+
+
+def _sharing(
+    row: PublishedRow, tensor: int, stages: int, data: int, per_node: int, assumed: list[str]
+) -> tuple[Sharding, int]:
+    """What the data-parallel members share out, and among how many of them."""
+    sharding = sharding_of(row.zero_or_fsdp)
+    if sharding == "full" and stages > 1:
+        sharding = "optimizer"
+        assumed.append("in a pipeline parameters stay gathered for the whole step")
+    if "hsdp" in row.zero_or_fsdp.lower():
+        inside = max(1, min(data, per_node // tensor))
+        assumed.append(f"hybrid sharding: {inside} chips share, {data // inside} groups copy")
+        return sharding, inside
+    return sharding, 1 if sharding == "none" else data
 
 
 def _sequence(row: PublishedRow, assumed: list[str]) -> int:
     source = row.source.lower()
     usual = next((length for name, length in DEFAULT_SEQUENCE if name in source), None)
-    noted = _noted(row.notes, r"default (\d{3,6})\)") or usual
+    said = noted(row.notes, r"default (\d{3,6})\)") or usual
     shape = named_shape(row.model)
-    length = noted or (shape.context if shape else None)
+    length = said or (shape.context if shape else None)
     if length is None:
         raise Incomplete("seq_len is missing")
     assumed.append(f"seq_len not given: {length}")
@@ -159,7 +144,7 @@ def _sequence(row: PublishedRow, assumed: list[str]) -> int:
 
 
 def _degrees(
-    row: PublishedRow, num_chips: int, context: int, chip: CatalogChip, assumed: list[str]
+    row: PublishedRow, num_chips: int, context: int, assumed: list[str]
 ) -> tuple[int, int, int]:
     """Tensor, pipeline and data degree; what is missing follows from the number of chips."""
     tensor, stages, data = row.tp, row.pp, row.dp
@@ -180,26 +165,6 @@ def _degrees(
             f"{f' x cp {context}' if context > 1 else ''} is not n_chips {num_chips}"
         )
     return tensor, stages, data
-
-
-def _sharding(text: str) -> Sharding:
-    lowered = text.lower()
-    if "fsdp" in lowered or "hsdp" in lowered or "zero-3" in lowered or "zero3" in lowered:
-        return "full"
-    if "zero-0" in lowered or lowered in ("", "none", "ddp", "no"):
-        return "none"
-    return "optimizer" if "zero" in lowered or "optim" in lowered else "none"
-
-
-def _recompute(row: PublishedRow) -> Recompute:
-    lowered = row.recompute.lower()
-    if "selective" in lowered:
-        return "selective"
-    if "full" in lowered or lowered in ("yes", "true"):
-        return "full"
-    if not lowered and "recompute counted" in row.notes.lower():
-        return "full"
-    return "none"
 
 
 def _batches(
@@ -227,92 +192,3 @@ def _default_micro_batch(per_replica: int, stages: int) -> int:
     while size > 1 and (per_replica // size < needed or per_replica % size):
         size //= 2
     return size
-
-
-def _partition(notes: str, blocks: int) -> tuple[int, ...] | None:
-    """Bounds of stages over blocks, from "stage partition over N ops [...]" or "5-7-7-7"."""
-    match = re.search(r"partition over (\d+) ops \[([\d, ]+)\]", notes)
-    if match:
-        # Megatron-DeepSpeed's list: embedding, a transpose, the blocks, then norm, head and loss.
-        bounds = [int(part) for part in match.group(2).split(",")]
-        before = min(2, int(match.group(1)) - blocks)
-        return tuple(min(max(bound - before, 0), blocks) for bound in bounds)
-    match = re.search(r"layers per stage ((?:\d+-)+\d+)", notes)
-    if match is None:
-        return None
-    counts = [int(part) for part in match.group(1).split("-")]
-    extra = sum(counts) - blocks
-    bounds, reached = [0], -(extra // 2)
-    for count in counts:
-        reached += count
-        bounds.append(min(max(reached, 0), blocks))
-    bounds[-1] = blocks
-    return tuple(bounds)
-
-
-def precision_of(text: str, rates: dict[Precision, float]) -> Precision:
-    """The format of the matmuls; where a chip lacks it, the one that it trains in instead."""
-    lowered = text.lower()
-    wanted: Precision | None = None
-    if "fp8" in lowered or "float8" in lowered:
-        wanted = "fp8"
-    elif "bf16" in lowered:
-        wanted = "bf16"
-    elif "fp16" in lowered or "amp" in lowered or "mixed" in lowered:
-        wanted = "fp16"
-    elif "fp32" in lowered or "tf32" in lowered:
-        wanted = "fp32"
-    if wanted is None:
-        return training_precision(rates)
-    if wanted not in rates and wanted in ("bf16", "fp16"):
-        other: Precision = "fp16" if wanted == "bf16" else "bf16"
-        wanted = other if other in rates else wanted
-    if wanted not in rates:
-        raise Incomplete(f"the catalog has no {wanted} rate of the chip")
-    return wanted
-
-
-def _chip(named: NamedChip, text: str, stack: Stack, constants: Constants | None) -> Chip:
-    entry = named.catalog
-    constants = constants or stack.constants
-    fields = quoted_fields(entry.id, {"name": entry.id})
-    rates: dict[Precision, float] = dict(fields["flops_per_s"])
-    if entry.fp8_tflops:
-        rates["fp8"] = entry.fp8_tflops * 1e12
-    if named.power_w is not None and entry.tdp_w is not None:
-        share = (named.power_w / entry.tdp_w) ** constants.power_exponent
-        rates = {key: rate * share for key, rate in rates.items()}
-    if entry.memory_gb is None or entry.mem_bandwidth_gbps is None:
-        raise UnknownChipError(f"the catalog does not know memory of '{entry.id}'.")
-    fields.update(
-        flops_per_s=rates,
-        precision=precision_of(text, rates),
-        efficiency=efficiency_of(entry),
-        memory_bytes=round(entry.memory_gb * 1e9),
-        memory_bandwidth_bytes_per_s=entry.mem_bandwidth_gbps * 1e9,
-    )
-    return Chip(**fields)
-
-
-def _local(chip: CatalogChip, network: Network, kind: int) -> Link:
-    """Between the chips of a node; PCIe 4.0 x16 where the catalog has no link."""
-    link = quoted_link(chip, network.per_node) or Link(
-        kind="PCIe 4.0 x16",
-        bandwidth_bytes_per_s=PCIE_X16_BYTES_PER_S[4.0],
-        latency_s=LOCAL_LATENCY_S,
-        source="predicted",
-    )
-    limits = network.local_bytes_per_s
-    limit = limits[min(kind, len(limits) - 1)] if limits else None
-    rate = min(link.bandwidth_bytes_per_s, limit or math.inf)
-    return replace(link, bandwidth_bytes_per_s=rate)
-
-
-def _network_link(network: Network) -> Link:
-    sockets = network.kind == "Ethernet"
-    return Link(
-        kind=network.kind,
-        bandwidth_bytes_per_s=network.node_bytes_per_s,
-        latency_s=SOCKET_LATENCY_S if sockets else NETWORK_LATENCY_S,
-        source="quoted",
-    )
