@@ -17,7 +17,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (verbs.probe, verbs.plan, verbs.train, verbs.sample, verbs.report, verbs.doctor):
+for verb in (
+    verbs.probe,
+    verbs.plan,
+    verbs.replace,
+    verbs.predict,
+    verbs.train,
+    verbs.calibrate,
+    verbs.sample,
+    verbs.report,
+    verbs.doctor,
+):
     app.command()(verb)
 
 INTERRUPTED = 130

@@ -1,43 +1,176 @@
-"""`motley plan`: the chosen split, what it is predicted to give, and what lost against it."""
+"""`motley plan`: the chosen split, what it is predicted to give and cost, and what lost against it.
+
+Everything that can be planned is searched, more than `motley train` executes; where that makes a
+difference, the best plan that can be trained is named beside it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from motley.cli.output import print_json, say
 from motley.cli.probing import measure
 from motley.cluster import Cluster, load_cluster
-from motley.errors import StorageError
+from motley.errors import InputError, MotleyError, NoPlanError, RecipeError, StorageError
+from motley.model.trainable import require_trainable
+from motley.plan.explain import to_json
+from motley.plan.money import money_of
+from motley.plan.objective import FASTEST, SECONDS_PER_HOUR, Goal, Objective
 from motley.plan.plan import Plan
 from motley.plan.search import search
-from motley.recipe import Recipe, load_recipe
-from motley.train.prepare import prepare_data
+from motley.plan.space import ANY, TRAINABLE
+from motley.plan.typical import recipe_of
+from motley.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
-def run(recipe_file: Path, cluster_file: Path | None, out: Path, *, as_json: bool) -> None:
+def run(
+    recipe_name: str,
+    cluster_file: Path | None,
+    goal: Goal,
+    hours: float | None,
+    out: Path,
+    html: Path | None,
+    *,
+    trainable: bool,
+    as_json: bool,
+) -> None:
     """Plans, prints, writes `out`."""
-    recipe = load_recipe(recipe_file)
+    recipe = known_recipe(recipe_name)
+    if trainable:
+        require_trainable(recipe.model)
     cluster = cluster_for(cluster_file)
-    recipe, _ = prepare_data(recipe, say)
-    plan = search(recipe, cluster)
+    objective = objective_of(goal, hours, recipe)
+    plan = search(recipe, cluster, objective=objective, space=TRAINABLE if trainable else ANY)
+    ready = plan if trainable else _trainable_plan(plan, recipe, cluster, objective)
+    _save(plan, out)
+    if html:
+        from motley.report.plan_page import write_plan_page
+
+        write_plan_page(html, plan, recipe, cluster)
+    if as_json:
+        print_json(_as_data(plan, ready, recipe, cluster))
+        return
+    show_plan(plan, recipe, cluster)
+    for line in _notes(plan, ready, recipe, cluster):
+        print(line)
+    say(f"Written to {out}{f' and {html}' if html else ''}.")
+
+
+def known_recipe(text: str) -> Recipe:
+    """The recipe of a file or a model's name, with the vocabulary; choices are said.
+
+    Text is tokenized only where the model leaves its vocabulary to the tokenizer.
+    """
+    typical = recipe_of(text)
+    if typical.reasons:
+        say(f"{text} is no recipe, so its training is taken as it typically is:")
+    for reason in typical.reasons:
+        say(f"  {reason}")
+    if typical.recipe.model.vocab_size is not None:
+        return typical.recipe
+    from motley.train.prepare import prepare_data
+
+    return prepare_data(typical.recipe, say)[0]
+
+
+def objective_of(goal: Goal, hours: float | None, recipe: Recipe) -> Objective:
+    """The goal; a training that must end in `hours` has so long for each of its steps."""
+    if goal != "deadline":
+        if hours is not None:
+            raise InputError(
+                f"--hours is no part of the goal '{goal}'.", remedy="Add --goal deadline."
+            )
+        return FASTEST if goal == "time" else Objective(goal=goal)
+    if hours is None or not 0 < hours < float("inf"):
+        raise InputError(
+            "the goal 'deadline' needs a time above zero to end in.", remedy="Give --hours 48."
+        )
+    longest = hours * SECONDS_PER_HOUR / recipe.schedule.steps
+    return Objective(goal=goal, longest_step_s=longest)
+
+
+def _trainable_plan(
+    plan: Plan, recipe: Recipe, cluster: Cluster, objective: Objective
+) -> Plan | MotleyError:
+    """The best plan that `motley train` executes, or why there is none."""
+    try:
+        require_trainable(recipe.model)
+        if not plan.planned_only:
+            return plan
+        return search(recipe, cluster, objective=objective, space=TRAINABLE)
+    except (RecipeError, NoPlanError) as reason:
+        return reason
+
+
+def _save(plan: Plan, out: Path) -> None:
     try:
         plan.save(out)
     except OSError as cause:
         raise StorageError(f"{out} cannot be written: {cause}.", remedy="Name another.") from None
-    if as_json:
-        print_json(plan.to_dict())
-        return
-    show_plan(plan, recipe, cluster)
-    say(f"Written to {out}.")
+
+
+def _notes(plan: Plan, ready: Plan | MotleyError, recipe: Recipe, cluster: Cluster) -> list[str]:
+    """What the plan costs, what its prices rest on, and what can be trained of it."""
+    from motley.units import duration, si
+
+    money = money_of(plan, recipe, cluster)
+    seconds = duration(money.training_hours * SECONDS_PER_HOUR)
+    lines = ["", "Cost", f"  {recipe.schedule.steps} steps take {seconds} (predicted)."]
+    if money.usd_per_hour is None:
+        kinds = ", ".join(money.unknown_kinds)
+        lines.append(f"  The price is unknown: that of {kinds} is. Give usd_per_hour.")
+    else:
+        lines.append(
+            f"  {money.usd_per_hour:.4g} USD/h, {money.usd_per_billion_tokens:.4g} USD per billion "
+            f"tokens, {money.training_usd:.4g} USD in all (predicted, chips alone)."
+        )
+    lines += [f"  {price}" for price in cluster.prices]
+    if isinstance(ready, MotleyError):
+        lines += ["", f"It cannot be trained with motley: {ready.message}"]
+    elif ready is not plan:
+        lines += [
+            "",
+            f"It cannot be trained with motley yet: {plan.planned_only}. The best plan that can: "
+            f"{si(ready.tokens_per_s)} tokens/s, {ready.tokens_per_s / plan.tokens_per_s:.0%} of "
+            "this (predicted). Make it with --trainable.",
+        ]
+    return lines
+
+
+def _as_data(
+    plan: Plan, ready: Plan | MotleyError, recipe: Recipe, cluster: Cluster
+) -> dict[str, Any]:
+    import dataclasses
+
+    trainable: dict[str, Any] = {"planned_only": plan.planned_only}
+    if isinstance(ready, MotleyError):
+        trainable["reason"] = ready.message
+    else:
+        trainable |= {"step_s": ready.step_s, "tokens_per_s": ready.tokens_per_s}
+    return {
+        **to_json(plan, recipe, cluster),
+        "money": dataclasses.asdict(money_of(plan, recipe, cluster)),
+        "prices": [dataclasses.asdict(price) for price in cluster.prices],
+        "trainable": trainable,
+    }
 
 
 def show_plan(plan: Plan, recipe: Recipe, cluster: Cluster) -> None:
     """The plan as tables."""
-    from rich.console import Console
-
     from motley.plan.explain import render
 
-    Console().print(render(plan, recipe, cluster))
+    show(render(plan, recipe, cluster))
+
+
+def show(what: RenderableType) -> None:
+    """A table on standard output."""
+    from rich.console import Console
+
+    Console().print(what)
 
 
 def cluster_for(path: Path | None) -> Cluster:

@@ -34,9 +34,18 @@ def run(
     """Trains to the end; raises the one error that explains why it could not."""
     folder = _prepare(recipe_file, cluster_file, plan_file, run_path, resume, as_json=as_json)
     say(f"Training in {folder.path}. Ctrl-C saves and stops.")
+    execute(folder, quiet=as_json)
+    if as_json:
+        print_json(summary_dict(RunHistory.load(folder.path)))
+    else:
+        say(_last_words(folder))
+
+
+def execute(folder: RunFolder, *, quiet: bool) -> None:
+    """Starts the ranks of a run and waits for their end; raises what made them fail."""
     job = start(folder)
     with _stopping(job):
-        if as_json:
+        if quiet:
             job.process.wait()
         else:
             follow(folder.events, lambda: not job.is_running)
@@ -47,10 +56,6 @@ def run(
     if failure is not None:
         failure.remedy = failure.remedy.replace("--resume RUN", f"--resume {folder.path}")
         raise failure
-    if as_json:
-        print_json(summary_dict(RunHistory.load(folder.path)))
-    else:
-        say(_last_words(folder))
 
 
 def _last_words(folder: RunFolder) -> str:

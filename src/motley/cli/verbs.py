@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ ClusterFile = Annotated[
     Path | None, typer.Option("--cluster", help="cluster.toml; without it this machine is probed.")
 ]
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan.json made for these.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="recipe.toml, a model's name or its config.json.")
+]
 RunFolderArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
 
 
@@ -26,15 +29,93 @@ def probe(
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe.toml")],
+    recipe: RecipeArgument,
     cluster: ClusterFile = None,
+    goal: Annotated[
+        Literal["time", "cost", "deadline"],
+        typer.Option("--goal", help="Shortest step, cheapest token, or cheapest in time."),
+    ] = "time",
+    hours: Annotated[
+        float | None, typer.Option("--hours", help="With --goal deadline: when it must end.")
+    ] = None,
+    trainable: Annotated[
+        bool, typer.Option("--trainable", help="Only plans that motley train executes today.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page of pictures, too.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("plan.json"),
     as_json: AsJson = False,
 ) -> None:
-    """Find the best split of a recipe over a cluster, and predict it."""
+    """Find the best split of a recipe or model over a cluster, and predict it."""
     from motley.cli import planning
 
-    planning.run(recipe, cluster, out, as_json=as_json)
+    planning.run(recipe, cluster, goal, hours, out, html, trainable=trainable, as_json=as_json)
+
+
+def replace(
+    strong: Annotated[str, typer.Argument(metavar="CHIP", help="The catalog id to replace.")],
+    weak: Annotated[
+        list[str], typer.Option("--with", metavar="CHIP", help="A weaker one; repeat for more.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="Its name, config.json or recipe.toml.")
+    ],
+    count: Annotated[int, typer.Option("--count", min=1, help="Strong chips to replace.")] = 1,
+    per_node: Annotated[int, typer.Option("--per-node", min=1, help="Most chips of one node.")] = 8,
+    network_gbit: Annotated[
+        float, typer.Option("--network-gbit", help="Gbit/s of each node to the others.")
+    ] = 100.0,
+    as_json: AsJson = False,
+) -> None:
+    """Find which weaker chips reach a strong chip's tokens/s, and what they take."""
+    from motley.cli import replacing
+
+    replacing.run(strong, weak, model, count, per_node, network_gbit, as_json=as_json)
+
+
+def predict(
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="A plan.json, made or written by hand.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="recipe.toml or a model's name.")
+    ] = None,
+    cluster: Annotated[Path | None, typer.Option("--cluster", help="cluster.toml")] = None,
+    table: Annotated[
+        Path | None, typer.Option("--table", help="Trainings, one a line, as CSV.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --table: the CSV to write.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict a given plan, or every line of a table of trainings."""
+    from motley.cli import predicting
+
+    predicting.run(plan, recipe, cluster, table, out, as_json=as_json)
+
+
+def calibrate(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; or --recipe.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="recipe.toml to run some steps of.")
+    ] = None,
+    cluster: Annotated[
+        Path | None, typer.Option("--cluster", help="cluster.toml to calibrate.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of that run.")] = 12,
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path(
+        "calibrated.toml"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Fit a cluster's times to a short real run, and write a new cluster.toml."""
+    from motley.cli import calibrating
+
+    calibrating.run(run, recipe, cluster, steps, out, as_json=as_json)
 
 
 def train(

@@ -96,8 +96,9 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    recipe_digest: str
-    cluster_digest: str
+    recipe_digest: str = ""
+    """Of what it was made for; empty in a plan that a person wrote."""
+    cluster_digest: str = ""
     replicas: tuple[Replica, ...]
     idle_chips: tuple[str, ...] = ()
     """Chips left out because the step is not longer without them."""
@@ -148,7 +149,7 @@ class Plan:
             (self.recipe_digest, recipe_digest, "recipe"),
             (self.cluster_digest, cluster_digest, "cluster"),
         ):
-            if made_for != given:
+            if made_for and made_for != given:
                 raise PlanMismatchError(
                     f"the plan was made for another {what} ({made_for}, this one is {given}).",
                     remedy="Run 'motley plan' again, or leave the plan out to have one made.",

@@ -30,6 +30,13 @@ def validate(plan: Plan, recipe: Recipe, cluster: Cluster) -> None:
         PlanMismatchError: it does not fit the recipe or the cluster; names the place.
         NoPlanError: a stage needs more memory than its chip has.
     """
+    validate_structure(plan, recipe, cluster)
+    for replica in plan.replicas:
+        _check_memory(replica, recipe, cluster)
+
+
+def validate_structure(plan: Plan, recipe: Recipe, cluster: Cluster) -> None:
+    """The same without memory: `PlanMismatchError` names the place of what is wrong."""
     if not plan.replicas:
         raise PlanMismatchError("the plan has no replica.", remedy="Run 'motley plan'.")
     _check_chips(plan, cluster)
@@ -43,8 +50,6 @@ def validate(plan: Plan, recipe: Recipe, cluster: Cluster) -> None:
             f"has {recipe.batch.global_batch}.",
             remedy="Make the replicas' num_samples add up to batch.global_batch.",
         )
-    for replica in plan.replicas:
-        _check_memory(replica, recipe, cluster)
 
 
 def _check_chips(plan: Plan, cluster: Cluster) -> None:
