@@ -1,0 +1,220 @@
+"""The planner's verbs with real files: plan, replace, predict and calibrate, used well and badly."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+import typing
+from pathlib import Path
+
+import pytest
+from test_cli import DEMO_CLUSTER, RECIPE, fails, motley
+
+from motley.cluster import load_cluster
+from motley.plan.objective import Goal
+
+TWO = """\
+[[group]]
+kind = "a100-sxm-40g"
+count = 2
+usd_per_hour = 1.5
+price_source = "a friend, today"
+[[group]]
+kind = "rtx-3090"
+count = 1
+usd_per_hour = 0.2
+[[link]]
+between = ["*", "*"]
+gbit_per_s = 100
+"""
+
+FIXED = RECIPE.replace("context = 16", "context = 16\nvocab_size = 300").replace('"text"', '"no"')
+"""A recipe that fixes its vocabulary, with a text that is not there."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "cluster.toml").write_text(TWO)
+    (tmp_path / "fixed.toml").write_text(FIXED)
+    return tmp_path
+
+
+def test_a_model_by_name_is_planned_with_stated_defaults(folder: Path) -> None:
+    words = ("plan", "gpt2", "--cluster", "cluster.toml")
+    result = motley(*words, "--json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    for said in ("sequence_length = 1024", "global_batch = 512", "steps = ", "arXiv 2005.14165"):
+        assert said in result.stderr
+    plan = json.loads(result.stdout)
+    hourly = sum(1.5 if name.startswith("a100") else 0.2 for replica in plan["replicas"]
+                 for stage in replica["stages"] for name in stage["chips"])  # fmt: skip
+    assert plan["money"]["usd_per_hour"] == pytest.approx(hourly)
+    assert plan["money"]["usd_per_billion_tokens"] == pytest.approx(
+        hourly * 1e9 / plan["tokens_per_s"] / 3600
+    )
+    assert plan["prices"][0]["source"] == "a friend, today"
+    assert plan["trainable"]["tokens_per_s"] <= plan["tokens_per_s"] * (1 + 1e-3)
+
+    predicted = motley(
+        "predict", "--plan", "plan.json", "--recipe", "gpt2", "--cluster", "cluster.toml",
+        "--json", cwd=folder,
+    )  # fmt: skip
+    assert predicted.returncode == 0, predicted.stderr
+    again = json.loads(predicted.stdout)
+    assert again["fits"] is True
+    assert again["step_s"] == pytest.approx(plan["step_s"], rel=1e-9)
+
+    cheap = motley(*words, "--goal", "cost", "--json", cwd=folder)
+    assert cheap.returncode == 0, cheap.stderr
+    money = json.loads(cheap.stdout)["money"]
+    assert money["usd_per_billion_tokens"] <= plan["money"]["usd_per_billion_tokens"] * (1 + 1e-9)
+
+
+def test_no_text_is_read_where_the_vocabulary_is_known(folder: Path) -> None:
+    result = motley(
+        "plan", "fixed.toml", "--cluster", DEMO_CLUSTER, "--trainable", "--html", "page.html",
+        cwd=folder,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "cannot be trained" not in result.stdout
+    assert "price is unknown" in " ".join(result.stdout.split())
+    assert "<html" in (folder / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("plan gtp2 --cluster cluster.toml", 11, "Did you mean 'gpt2'?"),
+        ("plan gpt2 --cluster cluster.toml --goal deadline", 2, "Give --hours 48."),
+        ("plan gpt2 --cluster cluster.toml --hours 3", 2, "Add --goal deadline."),
+        ("plan gpt2 --cluster cluster.toml --goal deadline --hours -1", 2, "above zero"),
+        ("plan mixtral --cluster cluster.toml --trainable", 11, "a mixture of 8 experts"),
+        ("plan llama3-8b --cluster cluster.toml", 20, "are lacking"),
+        ("plan fixed.toml --cluster demo.toml --goal cost", 12, "emulated"),
+        ("replace a100-sxm-80q --with rtx-3090 --model gpt2", 13, "Did you mean"),
+        ("replace a100 --with rtx-3090 --model gpt2", 13, "fits"),
+        ("replace a100-sxm-80g --with rtx-309O --model gpt2", 13, "rtx-309"),
+        ("replace a100-sxm-80g --with rtx-3090 --model gpt9", 11, "gpt9"),
+        ("replace a100-sxm-80g --with biren-br106 --model gpt2", 2, "no chip is left"),
+        ("replace a100-sxm-80g --with rtx-3090 --model gpt2 --network-gbit 0", 2, "above zero"),
+        ("predict", 2, "nothing to predict"),
+        ("predict --plan p.json", 2, "Give --plan, --recipe and --cluster."),
+        ("predict --plan p.json --table t.csv", 2, "at once"),
+        ("predict --table t.csv", 2, "Give --out out.csv."),
+        ("predict --table t.csv --recipe gpt2 --out o.csv", 2, "a table has its own models"),
+        ("predict --plan p.json --recipe gpt2 --cluster cluster.toml", 16, "no such file"),
+        ("calibrate", 2, "give a run or a recipe to run"),
+        ("calibrate run --recipe fixed.toml", 2, "a run has its own recipe"),
+        ("calibrate run", 17, "run is not a run: no such folder"),
+    ],
+)
+def test_what_the_user_got_wrong(folder: Path, arguments: str, code: int, message: str) -> None:
+    (folder / "demo.toml").write_text(Path(DEMO_CLUSTER).read_text())
+    assert message in fails(motley(*arguments.split(), cwd=folder), code)
+    assert not (folder / "plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("usd_per_hour = 1.5", "usd_per_hour = 0", "a price must be above zero"),
+        ("a100-sxm-40g", "a100-sxm-41g", "Did you mean"),
+        ("count = 2", "count = 2\nper_node = [1, 2]", "but count is 2"),
+    ],
+)
+def test_a_cluster_that_cannot_be(folder: Path, old: str, new: str, message: str) -> None:
+    (folder / "cluster.toml").write_text(TWO.replace(old, new))
+    result = motley("plan", "gpt2", "--cluster", "cluster.toml", cwd=folder)
+    assert result.returncode in (12, 13)
+    assert message in result.stderr
+
+
+def test_the_goal_cost_needs_every_price(folder: Path) -> None:
+    (folder / "cluster.toml").write_text(
+        TWO.replace('usd_per_hour = 1.5\nprice_source = "a friend, today"', "").replace(
+            "a100-sxm-40g", "v100-sxm2-32g"
+        )
+    )
+    words = ("plan", "gpt2", "--cluster", "cluster.toml", "--goal", "cost")
+    assert "v100-sxm2-32g is unknown" in fails(motley(*words, cwd=folder), 12)
+
+
+def test_a_plan_by_hand_is_predicted_though_it_does_not_fit(folder: Path) -> None:
+    stage = {"chips": ["rtx-3090.0"], "first_layer": 0, "last_layer": 14, "precision": "bf16"}
+    replica = {"stages": [stage], "num_samples": 512, "micro_batch_size": 512}
+    (folder / "own.json").write_text(json.dumps({"replicas": [replica]}))
+    words = ("predict", "--plan", "own.json", "--recipe", "gpt2", "--cluster", "cluster.toml")
+    result = motley(*words, "--json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "the plan does not fit" in result.stderr
+    assert json.loads(result.stdout)["fits"] is False
+    stage["last_layer"] = 13
+    (folder / "own.json").write_text(json.dumps({"replicas": [replica]}))
+    assert "ends before layer 13" in fails(motley(*words, cwd=folder), 16)
+
+
+def test_a_table_is_predicted_line_by_line(folder: Path) -> None:
+    (folder / "in.csv").write_text(
+        "source,model,n_layers,d_model,n_heads,seq_len,vocab,global_batch,micro_batch,chip,n_chips,"
+        "tp,pp,dp,precision\n"
+        "me,gpt,12,768,12,1024,50257,512,8,A100-SXM-80GB,1,1,1,1,bf16\n"
+        "me,gpt,twelve,768,12,1024,50257,512,8,A100-SXM-80GB,1,1,1,1,bf16\n"
+    )
+    result = motley("predict", "--table", "in.csv", "--out", "out.csv", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "line 3" in result.stderr
+    with (folder / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["predicted_step_s"]) > 0
+
+
+def test_replacements_side_by_side(folder: Path) -> None:
+    words = ("replace", "a100-sxm-40g", "--with", "rtx-3090", "--with", "v100-sxm2-16g",
+             "--with", "biren-br106", "--model", "gpt2")  # fmt: skip
+    result = motley(*words, "--json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    goal = found["strong"]["tokens_per_s"]
+    assert found["cannot_hold"] == ""
+    for offer in (found["fewest"], found["cheapest"], found["most_frugal"], *found["alone"]):
+        assert offer["tokens_per_s"] >= goal
+    assert found["fewest"]["num_chips"] == min(offer["num_chips"] for offer in found["alone"])
+    powers = [offer["power_w"] for offer in found["alone"]]
+    assert found["most_frugal"]["power_w"] <= min(powers)
+    assert "nvidia-v100-sxm2-16g" not in found["cheapest"]["counts"] or (
+        found["cheapest"]["usd_per_hour"] is not None
+    )
+    assert "biren-br106" in {each["kind"] for each in found["left_out"]}
+    assert 0 < found["error_band"]["share"] < 1
+    assert found["error_band"]["source"]
+
+
+def test_a_short_emulated_run_calibrates_to_what_was_predicted(folder: Path) -> None:
+    (folder / "recipe.toml").write_text(RECIPE)
+    (folder / "text").mkdir()
+    for index in range(12):
+        lines = [f"line {number} of the text {index}" for number in range(40)]
+        (folder / "text" / f"{index}.txt").write_text("\n".join(lines))
+    words = ("calibrate", "--recipe", "recipe.toml", "--cluster", DEMO_CLUSTER, "--json")
+    short = motley(*words, "--steps", "3", "--out", "no.toml", cwd=folder)
+    assert short.returncode == 17
+    assert "the run has 3 steps" in short.stderr
+    assert not (folder / "no.toml").exists()
+
+    result = motley(*words, "--steps", "8", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert all(kind["emulated"] and kind["time_scale"] == 1.0 for kind in found["kinds"])
+    for kind in found["kinds"]:
+        assert kind["measured_s"] == pytest.approx(kind["predicted_s"], rel=0.01)
+    assert load_cluster(folder / "calibrated.toml") == load_cluster(Path(DEMO_CLUSTER))
+    assert "measured" in (folder / "calibrated.toml").read_text().splitlines()[0]
+    assert tomllib.loads((folder / "calibrated.toml").read_text())["name"]
+
+
+def test_the_goals_on_the_command_line_are_those_of_the_planner() -> None:
+    from motley.cli.verbs import plan
+
+    hint = typing.get_type_hints(plan)["goal"]
+    assert typing.get_args(hint) == typing.get_args(Goal)
