@@ -5,11 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +15,11 @@ from motley.errors import RunFolderError, StorageError
 from motley.report import RunHistory, write_report
 from motley.report.page import page_html
 from motley.report.timeline_chart import MOST_SPANS, choose
+from page_browser import Outline, browse, probe
 from report_sample import MIX, Event, Sample, resumed, sixteen, write_run
 
 SECTIONS = ("loss", "chips", "timeline", "time", "memory", "predictions", "log", "recipe")
 EVIL = '<script>alert("x")</script>&\'"'
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 BARE: list[Event] = [
     {"event": "run_started", "time": 1.0, "run": "bare", "chips": [{"name": "a"}]},
@@ -40,32 +36,6 @@ RUNS: dict[str, list[Event]] = {
     "running": Sample(steps=9, planned_steps=90, finish=None).events(),
     "bare": BARE,
 }
-
-
-class Outline(HTMLParser):
-    """The elements of a page: balanced or not, their ids, and where they point to."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.open: list[str] = []
-        self.num_scripts = 0
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.num_scripts += tag == "script"
-        if tag not in ("meta", "input"):
-            self.open.append(tag)
-        for name, value in attrs:
-            if name == "id" and value:
-                self.ids.append(value)
-            if name in ("src", "href", "action", "srcset"):
-                self.links.append(value or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -168,18 +138,12 @@ def test_no_run_no_report(tmp_path: Path) -> None:
 
 
 PROBE = """
-<script>
-window.addEventListener("load", () => {
   const at = (element, x) => {
     const box = element.getBoundingClientRect();
     element.dispatchEvent(new PointerEvent("pointermove", {
       bubbles: true, clientX: box.left + box.width * x, clientY: box.top + box.height / 2}));
     return document.getElementById("tip").textContent;
   };
-  const found = { inner: window.innerWidth, own: document.documentElement.clientWidth,
-    wide: document.documentElement.scrollWidth };
-  found.sections = [...document.querySelectorAll("section")].filter(
-    (section) => section.getBoundingClientRect().height > 60).map((section) => section.id);
   found.lossTip = at(document.querySelector(".plot.linear .area"), 1);
   found.spanTip = at(document.querySelector(".timeline:not([hidden]) rect.backward"), .5);
   found.barTip = at(document.querySelector(".bar .compute"), .5);
@@ -191,60 +155,19 @@ window.addEventListener("load", () => {
   document.getElementById("loss-log").click();
   found.plots = [...document.querySelectorAll(".plot")].filter(
     (plot) => plot.offsetHeight > 0).map((plot) => plot.className);
-  found.outside = [...document.querySelectorAll("h1, h2, .fact, .bar, .lanes, .legend li, .who")]
-    .filter((element) => element.getBoundingClientRect().right > found.own + .5)
-    .map((element) => element.className || element.tagName);
-  parent.postMessage(JSON.stringify(found), "*");
-});
-</script>
 """
-
-FRAME = """<!doctype html><pre id="probe"></pre>
-<script>addEventListener("message", (event) => {
-  document.getElementById("probe").textContent = event.data;
-});</script>
-<iframe src="probed.html" style="border: 0; width: {width}px; height: 900px"></iframe>
-"""
-"""A window is never narrower than 500 pixels in headless Chromium; a frame may be."""
+INSIDE = "h1, h2, .fact, .bar, .lanes, .legend li, .who"
 
 
-def browse(page: Path, folder: Path, width: int) -> tuple[str, str]:
-    """The page's document after its scripts ran, and what the browser logged."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium here: 'apt-get install chromium' to test the page in a browser")
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-        "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", f"--user-data-dir={folder / 'profile'}",
-        f"--window-size={width},900", "--enable-logging=stderr",
-        "--virtual-time-budget=3000", "--dump-dom", page.as_uri(),
-    ]  # fmt: skip
-    environment = {**os.environ, "HOME": str(folder)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout, done.stderr
-
-
-def probe(folder: Path, events: list[Event], width: int) -> dict[str, Any]:
-    """What a script inside the page finds; fails if the browser's console got anything."""
-    path = write_report(write_run(folder / "run", events))
-    probed = path.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>")
-    (folder / "probed.html").write_text(probed, encoding="utf-8")
-    frame = folder / "frame.html"
-    frame.write_text(FRAME.replace("{width}", str(width)), encoding="utf-8")
-    document, logged = browse(frame, folder, width + 100)
-    assert "CONSOLE" not in logged
-    match = re.search(r'<pre id="probe">(.*?)</pre>', document, re.DOTALL)
-    assert match, document[-2000:]
-    found: dict[str, Any] = json.loads(match[1].replace("&gt;", ">").replace("&amp;", "&"))
-    return found
+def probe_run(folder: Path, events: list[Event], width: int) -> dict[str, Any]:
+    """What the browser shows of a run's page."""
+    page = write_report(write_run(folder / "run", events)).read_text(encoding="utf-8")
+    return probe(folder, page, width, PROBE, INSIDE)
 
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_browser_shows_the_page(tmp_path: Path, width: int) -> None:
-    found = probe(tmp_path, RUNS["mix"], width)
+    found = probe_run(tmp_path, RUNS["mix"], width)
     assert found["inner"] == width
     assert found["wide"] <= found["own"]
     assert found["outside"] == []
@@ -262,7 +185,7 @@ def test_long_names_do_not_widen_the_page(tmp_path: Path) -> None:
     events = Sample(places, steps=12, name=f"run-{name}-{name}").events()
     events.insert(2, {"event": "chip_lost", "time": 1.79e9, "chip": name, "rank": 1, "step": 1,
                       "reason": "x" * 300})  # fmt: skip
-    found = probe(tmp_path, events, 400)
+    found = probe_run(tmp_path, events, 400)
     assert found["wide"] <= found["own"] <= 400
     assert found["outside"] == []
 

@@ -27,6 +27,13 @@
     if (element) show(event, textOf(element));
     else if (!event.target.closest(".area")) hide();
   });
+  document.addEventListener("focusin", (event) => {
+    const element = event.target.closest("[data-tip]");
+    if (!element || !element.matches(":focus-visible")) return;
+    const box = element.getBoundingClientRect();
+    show({ clientX: box.left + box.width / 2, clientY: box.bottom - 10 }, element.dataset.tip);
+  });
+  document.addEventListener("focusout", hide);
   document.addEventListener("pointerleave", hide);
   document.addEventListener("scroll", hide, { passive: true });
 
