@@ -1,4 +1,4 @@
-"""The planner's verbs with real files: plan, replace, predict and calibrate, used well and badly."""
+"""The planner's verbs with real files: plan, replace, predict, calibrate, used well and badly."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import typing
 from pathlib import Path
 
 import pytest
-from test_cli import DEMO_CLUSTER, RECIPE, fails, motley
 
 from motley.cluster import load_cluster
+from motley.plan.calibration import FEWEST_STEPS, WARM_UP_STEPS
 from motley.plan.objective import Goal
+from test_cli import DEMO_CLUSTER, RECIPE, fails, motley
 
 TWO = """\
 [[group]]
@@ -190,27 +191,62 @@ def test_replacements_side_by_side(folder: Path) -> None:
     assert found["error_band"]["source"]
 
 
-def test_a_short_emulated_run_calibrates_to_what_was_predicted(folder: Path) -> None:
+PAIR = """\
+[[chip]]
+name = "fast"
+kind = "k2"
+emulated = true
+source = "emulated"
+flops_per_s = { fp32 = 2e7 }
+memory_bytes = 1e9
+memory_bandwidth_bytes_per_s = 1e9
+[[chip]]
+name = "slow"
+kind = "k1"
+emulated = true
+source = "emulated"
+flops_per_s = { fp32 = 1e7 }
+memory_bytes = 1e9
+memory_bandwidth_bytes_per_s = 1e9
+[[link]]
+bandwidth_bytes_per_s = 1e9
+latency_s = 1e-4
+emulated = true
+source = "emulated"
+"""
+
+
+def test_a_short_run_calibrates(folder: Path) -> None:
+    """Emulated chips are found as declared, and figures that are wrong by half are put right."""
     (folder / "recipe.toml").write_text(RECIPE)
+    (folder / "pair.toml").write_text(PAIR)
     (folder / "text").mkdir()
     for index in range(12):
         lines = [f"line {number} of the text {index}" for number in range(40)]
         (folder / "text" / f"{index}.txt").write_text("\n".join(lines))
-    words = ("calibrate", "--recipe", "recipe.toml", "--cluster", DEMO_CLUSTER, "--json")
-    short = motley(*words, "--steps", "3", "--out", "no.toml", cwd=folder)
-    assert short.returncode == 17
-    assert "the run has 3 steps" in short.stderr
-    assert not (folder / "no.toml").exists()
-
-    result = motley(*words, "--steps", "8", cwd=folder)
+    words = ("calibrate", "--recipe", "recipe.toml", "--cluster", "pair.toml", "--json")
+    result = motley(*words, "--steps", "7", cwd=folder)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    assert all(kind["emulated"] and kind["time_scale"] == 1.0 for kind in found["kinds"])
+    assert {kind["kind"] for kind in found["kinds"]} == {"k1", "k2"}
     for kind in found["kinds"]:
+        assert kind["emulated"]
+        assert kind["time_scale"] == 1.0
         assert kind["measured_s"] == pytest.approx(kind["predicted_s"], rel=0.01)
-    assert load_cluster(folder / "calibrated.toml") == load_cluster(Path(DEMO_CLUSTER))
+    assert load_cluster(folder / "calibrated.toml") == load_cluster(folder / "pair.toml")
     assert "measured" in (folder / "calibrated.toml").read_text().splitlines()[0]
-    assert tomllib.loads((folder / "calibrated.toml").read_text())["name"]
+
+    real = PAIR.replace("emulated = true\nsource", "source").replace("e7 }", "e7 }\n")
+    real = real.replace("2e7", "3e7").replace('"emulated"', '"quoted"')
+    (folder / "real.toml").write_text(real)
+    words = ("calibrate", "runs/tiny-calibration", "--cluster", "real.toml", "--out", "new.toml")
+    result = motley(*words, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "time_scale" in result.stdout
+    scales = {chip.name: chip.time_scale for chip in load_cluster(folder / "new.toml").chips}
+    assert scales == pytest.approx({"fast": 1.5, "slow": 1.0}, rel=0.01)
+    assert "# measured " in (folder / "new.toml").read_text()
+    assert tomllib.loads((folder / "new.toml").read_text())["chip"][0]["time_scale"]
 
 
 def test_the_goals_on_the_command_line_are_those_of_the_planner() -> None:
@@ -218,3 +254,9 @@ def test_the_goals_on_the_command_line_are_those_of_the_planner() -> None:
 
     hint = typing.get_type_hints(plan)["goal"]
     assert typing.get_args(hint) == typing.get_args(Goal)
+
+
+def test_no_run_that_is_too_short_is_begun(folder: Path) -> None:
+    for steps, code in ((WARM_UP_STEPS + FEWEST_STEPS, 11), (WARM_UP_STEPS + FEWEST_STEPS - 1, 2)):
+        result = motley("calibrate", "--recipe", "no.toml", "--steps", str(steps), cwd=folder)
+        assert result.returncode == code

@@ -98,7 +98,7 @@ def predict(
 
 def calibrate(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; or --recipe.")
+        Path | None, typer.Argument(metavar="RUN", help="A run's folder; or --recipe.")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="recipe.toml to run some steps of.")
@@ -106,7 +106,7 @@ def calibrate(
     cluster: Annotated[
         Path | None, typer.Option("--cluster", help="cluster.toml to calibrate.")
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of that run.")] = 12,
+    steps: Annotated[int, typer.Option("--steps", min=7, help="Steps of that run.")] = 12,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path(
         "calibrated.toml"
     ),
