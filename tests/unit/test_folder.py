@@ -34,7 +34,9 @@ PLAN = Plan(
         Replica(
             stages=(
                 Stage(chips=("a-1",), first_layer=0, last_layer=2, precision="fp32"),
-                Stage(chips=("a-0",), first_layer=2, last_layer=4, precision="fp32", recompute="full"),
+                Stage(
+                    chips=("a-0",), first_layer=2, last_layer=4, precision="fp32", recompute="full"
+                ),
             ),
             num_samples=32,
             micro_batch_size=5,
