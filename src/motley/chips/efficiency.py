@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,5 +117,5 @@ def power_share(chip: CatalogChip) -> float:
     peak = max(chip.bf16_tflops or 0.0, chip.fp16_tflops or 0.0)
     if not (peak and chip.tdp_w and chip.year):
         return 1.0
-    needed = JOULES_PER_FLOP_2017 * 0.5 ** ((chip.year - 2017) / HALVING_YEARS)
+    needed = JOULES_PER_FLOP_2017 * math.exp2((2017 - chip.year) / HALVING_YEARS)
     return min(1.0, chip.tdp_w / (peak * 1e12) / needed)
