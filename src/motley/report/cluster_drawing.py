@@ -135,7 +135,7 @@ def _network(site: Site) -> Markup | None:
         return None
     lines = []
     for path, pairs in site.across:
-        named = "; ".join(f"{first} - {second}" for first, second in pairs[:MOST_NAMED])
+        named = "; ".join(f"{first} with {second}" for first, second in pairs[:MOST_NAMED])
         more = f" and {len(pairs) - MOST_NAMED} more" if len(pairs) > MOST_NAMED else ""
         lines.append(_wire(path, f"{named}{more}"))
     return tag("div", tag("h4", "Network between these nodes"), *lines, class_="network")

@@ -42,3 +42,7 @@ class Palette:
         if len(chips) == 1:
             return chips[0]
         return f"{len(chips)} x {short(self._kinds[chips[0]])}"
+
+    def names(self, chips: Sequence[str]) -> str:
+        """Which chips a group has; empty for one, whose name `group` says."""
+        return "" if len(chips) == 1 else f"{chips[0]} ... {chips[-1]}"

@@ -32,7 +32,7 @@ from motley.report.plan_copies import Copies, Part, copies_of
 from motley.report.plan_reasons import OneMore, sources_section, why_section
 from motley.report.split_drawing import split_section
 from motley.report.step_drawing import step_section
-from motley.report.words import UNKNOWN, plural, shown
+from motley.report.words import UNKNOWN, plural, shown, size_of
 from motley.units import duration, percent, si, size
 
 
@@ -122,8 +122,8 @@ def _header(
              plural(len(plan.replicas), "replica")),
         fact("computing, mean of chips", percent(_mean_busy(plan)), "predicted"),
         fact("fullest chip", percent(_fullness(fullest)), "predicted",
-             f"{size(fullest.memory.total_bytes)} of {size(fullest.available_bytes)}"),
-        fact("chips, an hour", _usd(money.usd_per_hour), "quoted", _priced(money)),
+             size_of(fullest.memory.total_bytes, fullest.available_bytes)),
+        fact("an hour", _usd(money.usd_per_hour), "predicted", _priced(money)),
     ]  # fmt: skip
     return page_header(
         "motley plan", f"{recipe.name} on {cluster.name}", _in_short(plan, recipe), facts
@@ -148,7 +148,7 @@ def _usd(usd: float | None) -> str:
 def _priced(money: Money) -> str:
     if money.unknown_kinds:
         return f"no price of {', '.join(map(short, money.unknown_kinds))}"
-    return "chips alone, not traffic"
+    return "at the prices below"
 
 
 def _in_short(plan: Plan, recipe: Recipe) -> str:

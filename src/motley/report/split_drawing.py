@@ -22,11 +22,13 @@ from motley.report.plan_copies import (
     micro_batch_words,
 )
 from motley.report.svg import Scale
-from motley.report.words import plural
+from motley.report.words import plural, size_of
 from motley.units import percent, size
 
 MOST_COPIES = 24
 """Replicas of unlike make that are drawn."""
+NUM_SHADES = 3
+"""For neighbours of one kind."""
 MOST_PARTS = 64
 """Groups of chips that are listed."""
 MAP_HEIGHT = 240
@@ -88,7 +90,11 @@ def _bar(copies: Copies, num_layers: int, batch: int, palette: Palette) -> Marku
     """One replica; as tall as the share of the batch that it and those alike compute."""
     share = copies.num_samples / batch
     height = max(LEAST_HEIGHT, round(share * MAP_HEIGHT))
-    boxes = [_stage_box(copies, stage, num_layers, palette) for stage in copies.replica.stages]
+    groups = [part.chips for part in copies.parts]
+    boxes = [
+        _stage_box(copies, stage, groups.index(stage.chips), num_layers, palette)
+        for stage in copies.replica.stages
+    ]
     name = tag(
         "div",
         tag("b", copies.title),
@@ -103,17 +109,20 @@ def _bar(copies: Copies, num_layers: int, batch: int, palette: Palette) -> Marku
     )
 
 
-def _stage_box(copies: Copies, stage: Stage, num_layers: int, palette: Palette) -> Markup:
+def _stage_box(
+    copies: Copies, stage: Stage, group: int, num_layers: int, palette: Palette
+) -> Markup:
     share = len(stage.layers) / num_layers
     chips, layers = palette.group(stage.chips), layers_words(stage)
     words = [micro_batch_words(copies.replica), *layout_words(stage)]
+    words += filter(None, [palette.names(stage.chips)])
     said = "; ".join([f"{copies.title}: {chips}, {layers}", *words])
     fits = share >= LABEL_SHARE
     text = [tag("b", chips), tag("span", layers)] if fits else []
     return tag(
         "span",
         *text,
-        class_=f"stage {palette.of_chip(stage.chip)}",
+        class_=f"stage {palette.of_chip(stage.chip)} group{group % NUM_SHADES}",
         style=f"left:{stage.first_layer / num_layers:.3%};width:{share:.3%}",
         role="img",
         aria_label=said,
@@ -140,6 +149,7 @@ def _part_row(part: Part, palette: Palette) -> Markup:
         tag("i", class_=f"dot {palette.of_chip(part.chips[0])}", aria_hidden="true"),
         tag("b", palette.group(part.chips)),
         tag("span", f"{layers_words(*part.stages)}, {first.precision}", class_="muted"),
+        tag("span", palette.names(part.chips), class_="muted"),
         class_="who",
     )
     words = layout_words(first) or ["whole layers on one chip, nothing computed twice"]
@@ -171,7 +181,7 @@ def _memory_bar(part: Part) -> Markup:
     mark = None
     if part.is_over:
         mark = tag("i", class_="mark", style=f"left:{part.available_bytes / whole:.2%}")
-    total = f"{size(part.memory.total_bytes)} of {size(part.available_bytes)}"
+    total = size_of(part.memory.total_bytes, part.available_bytes)
     words = f"memory of one chip, predicted: {total}: {', '.join(said)}"
     bar = tag(
         "div", *pieces, mark, class_="bar", role="img", aria_label=words, data_tip=words, tabindex=0

@@ -14,8 +14,8 @@ from motley.report.figures import ChipFigures, RunFigures
 from motley.report.history import RunHistory
 from motley.report.records import Notice
 from motley.report.svg import Scale
-from motley.report.words import layers_text, loss_text, shown, stage_text
-from motley.units import duration, percent, si, size
+from motley.report.words import layers_text, loss_text, shown, size_of, stage_text
+from motley.units import duration, percent, si
 
 BARS = "▁▂▃▄▅▆▇█"
 MUCH_WAITING = 0.3
@@ -77,11 +77,7 @@ def _waiting(figures: ChipFigures) -> Cell:
 
 def memory_text(figures: ChipFigures) -> str:
     """ "17.5 of 24 GiB"."""
-    used, whole = figures.memory_bytes, shown(figures.chip.memory_available_bytes, size, "-")
-    written = shown(used, size, "-")
-    number, _, unit = written.partition(" ")
-    is_same_unit = bool(unit) and whole.endswith(f" {unit}")
-    return f"{number if is_same_unit else written} of {whole}"
+    return size_of(figures.memory_bytes, figures.chip.memory_available_bytes, "-")
 
 
 def progress_text(history: RunHistory) -> str:

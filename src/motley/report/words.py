@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from motley.report.records import ChipFacts
+from motley.units import size
 
 UNKNOWN = "unknown"
 
@@ -43,3 +44,11 @@ def stage_text(chip: ChipFacts) -> str:
 def plural(count: int, noun: str) -> str:
     """2, "chip" -> "2 chips"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def size_of(used: float | None, whole: float | None, unknown: str = UNKNOWN) -> str:
+    """Bytes of bytes: "17.5 of 24 GiB"; both units where they differ."""
+    written, of = shown(used, size, unknown), shown(whole, size, unknown)
+    number, _, unit = written.partition(" ")
+    is_same_unit = bool(unit) and of.endswith(f" {unit}")
+    return f"{number if is_same_unit else written} of {of}"
