@@ -90,9 +90,10 @@ def _write(found: Calibration, folder: RunFolder, ended: float, out: Path) -> No
     for chip in found.cluster.chips:
         if chip.kind in fitted and not chip.emulated:
             comments[f"{chip.name}.time_scale"] = [origin]
-    for link in found.cluster.links if found.link else ():
-        if link.source == "measured" and not link.emulated:
-            comments[link_key(link)] = [f"{origin}, if it is one {found.link.level}"]
+    if found.link:
+        for link in found.cluster.links:
+            if link.source == "measured" and not link.emulated:
+                comments[link_key(link)] = [f"{origin}, if it is one {found.link.level}"]
     cluster = found.cluster
     text = cluster_toml(cluster.name, cluster.chips, cluster.links, comments)
     try:

@@ -126,7 +126,7 @@ def _notes(plan: Plan, ready: Plan | MotleyError, recipe: Recipe, cluster: Clust
     else:
         lines.append(
             f"  {money.usd_per_hour:.4g} USD/h, {money.usd_per_billion_tokens:.4g} USD per billion "
-            f"tokens, {money.training_usd:.4g} USD in all (predicted, chips alone)."
+            f"tokens, {money.training_usd:.4g} USD in all (predicted)."
         )
     lines += [f"  {price}" for price in cluster.prices]
     if isinstance(ready, MotleyError):

@@ -38,5 +38,5 @@ def predict_given(
         idle_chips=tuple(chip.name for chip in cluster.chips if chip.name not in used),
     )
     predicted = with_predictions(bare, recipe, cluster, stack=stack)
-    stages = (stage for replica in predicted.replicas for stage in replica.stages)
-    return predicted, tuple(each for each in stages if each.memory_bytes > each.available_bytes)
+    held = (stage for replica in predicted.replicas for stage in replica.stages)
+    return predicted, tuple(each for each in held if each.memory_bytes > each.available_bytes)

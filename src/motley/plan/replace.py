@@ -189,8 +189,9 @@ def replace(
     best: list[Offer | None] = []
     untried = 0
     for name, price in goals:
-        prices = {kind: found for kind in alone if (found := price(kind)) is not None}
-        left_out += [(kind, f"its {name} is unknown") for kind in alone if kind not in prices]
+        known = {kind: price(kind) for kind in alone}
+        left_out += [(kind, f"its {name} is unknown") for kind in alone if known[kind] is None]
+        prices = {kind: each for kind, each in known.items() if each is not None}
         offer, missed = _best(planner, alone, prices, rates, goal.tokens_per_s)
         best.append(offer)
         untried += missed
