@@ -182,15 +182,15 @@ def replace(
             alone[kind] = found
     rates = _best_rates(planner, kinds)
     goals: list[tuple[str, Price]] = [
-        ("", lambda kind: 1.0),
-        ("price", lambda kind: _one(wiring, kind).usd_per_hour),
-        ("power", lambda kind: _one(wiring, kind).power_w),
+        ("fewest", lambda kind: 1.0),
+        ("cheapest", lambda kind: _one(wiring, kind).usd_per_hour),
+        ("most frugal", lambda kind: _one(wiring, kind).power_w),
     ]
     best: list[Offer | None] = []
     untried = 0
     for name, price in goals:
         known = {kind: price(kind) for kind in alone}
-        left_out += [(kind, f"its {name} is unknown") for kind in alone if known[kind] is None]
+        left_out += [(kind, _unknown(name)) for kind in alone if known[kind] is None]
         prices = {kind: each for kind, each in known.items() if each is not None}
         offer, missed = _best(planner, alone, prices, rates, goal.tokens_per_s)
         best.append(offer)
@@ -200,6 +200,11 @@ def replace(
         alone=tuple(alone.values()), left_out=tuple(left_out), num_planned=len(planner.known),
         num_untried=untried,
     )  # fmt: skip
+
+
+def _unknown(goal: str) -> str:
+    figure = "price" if goal == "cheapest" else "power"
+    return f"its {figure} is unknown, so the {goal} set is one without it"
 
 
 def _one(wiring: Wiring, kind: str) -> Chip:
