@@ -172,7 +172,7 @@ def test_chips_alike_are_one_class_and_odd_links_part_them() -> None:
     classes = block_classes(parted, single_chips(parted))
     assert classes.members == ((("a",),), (("b",),), (("c",), ("d",)))
     assert classes.link(0, 1).bandwidth_bytes_per_s == 1e6
-    assert not classes.uniform
+    assert classes.slowest((0, 1, 2)).bandwidth_bytes_per_s == 1e6
 
 
 def test_assumed_links_are_told() -> None:

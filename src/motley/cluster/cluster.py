@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -68,6 +68,10 @@ class Cluster:
     def link(self, first: str, second: str) -> Link:
         """The path between two chips; between nodes, the bandwidth of the whole node."""
         return self._paths.link(self.chip(first), self.chip(second))
+
+    def place(self, name: str) -> Hashable:
+        """Equal for chips on nodes of their own that are linked alike to every other node's."""
+        return self._paths.place(self.chip(name))
 
     def usd_per_gb(self, first: str, second: str) -> float | None:
         """Price of 10^9 bytes sent from one chip to the other; None if it is not known.

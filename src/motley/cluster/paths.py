@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from motley.chips.chip import Chip, Link
@@ -94,6 +94,7 @@ class Paths:
         self._classes: dict[tuple[object, ...], int] = {}
         self._class_of: dict[str, int] = {}
         self._composed: dict[tuple[int, int], Link] = {}
+        self._places: dict[str, Hashable] = {}
 
     def link(self, first: Chip, second: Chip) -> Link:
         """The path between two chips; `LOOPBACK` if nothing is said about it."""
@@ -103,6 +104,18 @@ class Paths:
                 return found
         found = self.between_nodes(first.node, second.node)
         return _assumed(first.emulated and second.emulated) if found is None else found
+
+    def place(self, chip: Chip) -> Hashable:
+        """Equal for chips on nodes of their own that are linked alike to every other node's."""
+        if chip.name in self._named_chips:
+            return chip.name
+        if chip.node in self._named_nodes:
+            return chip.node
+        if chip.node not in self._places:
+            own = self.between_nodes(chip.node, chip.node)
+            figures = own and _width(dataclasses.replace(own, between=("*", "*")))
+            self._places[chip.node] = (self._class(chip.node), figures)
+        return self._places[chip.node]
 
     def _of_chips(self, first: Chip, second: Chip) -> Link | None:
         return self._first_of(

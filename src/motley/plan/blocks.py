@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Hashable, Iterator, Sequence
+from functools import cached_property
+from itertools import combinations
+from typing import NamedTuple
 
-from motley.chips.chip import Link
+from motley.chips.chip import Chip, Link
 from motley.cluster import LOOPBACK, Cluster
 from motley.plan.choices import Block
+from motley.plan.collectives import reached_share
 
 Names = tuple[str, ...]
 """The chips of one group."""
@@ -25,14 +28,111 @@ def block_of(cluster: Cluster, names: Names) -> Block:
     return Block(cluster.chip(names[0]), cluster.spread(names))
 
 
-def group_links(cluster: Cluster, groups: Sequence[Names]) -> Callable[[int, int], Link]:
-    """The link between two groups, by their places, when all their chips send at once."""
+def rates(chip: Chip) -> tuple[Hashable, ...]:
+    """All that the chip's time and memory depend on, and its price."""
+    return (
+        chip.precision,
+        chip.training_flops_per_s,
+        chip.time_scale,
+        chip.efficiency,
+        chip.memory_bytes,
+        chip.memory_bandwidth_bytes_per_s,
+        chip.usd_per_hour,
+    )
 
-    @cache
-    def link(first: int, second: int) -> Link:
-        return joined_link(cluster, groups[first], groups[second])
 
-    return link
+def link_key(link: Link) -> tuple[Hashable, ...]:
+    """All that the time of a message over the link depends on."""
+    return link.bandwidth_bytes_per_s, link.latency_s, link.source, link.kind
+
+
+def inside(block: Block) -> tuple[Hashable, ...]:
+    """What makes two blocks equal, whatever they are linked to."""
+    local, network = block.spread.local, block.spread.network
+    return (
+        rates(block.chip),
+        block.spread.num_chips,
+        block.spread.per_node,
+        link_key(local),
+        network and link_key(network),
+    )
+
+
+class _Place(NamedTuple):
+    """Where a group lies."""
+
+    nodes: tuple[str, ...]
+    kind: tuple[Hashable, ...]
+    """Groups of one kind on nodes of their own are linked alike to every third."""
+
+
+class GroupLinks:
+    """The links between groups, by their places in a list; alike ones are worked out once."""
+
+    def __init__(self, cluster: Cluster, groups: Sequence[Names]) -> None:
+        self._cluster = cluster
+        self._groups = groups
+        self._known: dict[tuple[Hashable, ...], Link] = {}
+        self._slowest: dict[tuple[int, ...], Link] = {}
+
+    @cached_property
+    def _places(self) -> list[_Place]:
+        return [_place(self._cluster, names) for names in self._groups]
+
+    def link(self, first: int, second: int) -> Link:
+        """Between two groups when all their chips send at once."""
+        here, there = self._places[first], self._places[second]
+        shared = set(here.nodes).intersection(there.nodes)
+        key: tuple[Hashable, ...] = (here.kind, there.kind, here.nodes == there.nodes)
+        if (shared and here.nodes != there.nodes) or first == second:
+            key = (first, second)
+        found = self._known.get(key)
+        if found is None:
+            names = self._groups[first], self._groups[second]
+            found = self._known[key] = joined_link(self._cluster, *names)
+        return found
+
+    def slowest(self, groups: Sequence[int]) -> Link:
+        """As bad as the worst path between any two of the groups."""
+        key = tuple(sorted(set(groups)))
+        found = self._slowest.get(key)
+        if found is None:
+            links = [self.link(first, second) for first, second in self._typical_pairs(key)]
+            found = self._slowest[key] = slowest_of(links or [LOOPBACK])
+        return found
+
+    def _typical_pairs(self, groups: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Pairs among which every kind of path between the groups is found."""
+        apart: dict[Hashable, list[int]] = {}
+        together: dict[tuple[str, ...], list[int]] = {}
+        for group in groups:
+            place = self._places[group]
+            alike = apart.setdefault(place.kind, [])
+            if len(alike) < 2 and all(self._places[other].nodes != place.nodes for other in alike):
+                alike.append(group)
+            together.setdefault(place.nodes, []).append(group)
+        yield from combinations([group for alike in apart.values() for group in alike], 2)
+        seen: set[tuple[Hashable, ...]] = set()
+        for beside in together.values():
+            pattern = tuple(self._places[group].kind for group in beside)
+            if pattern not in seen:
+                seen.add(pattern)
+                yield from combinations(beside, 2)
+
+
+def slowest_of(links: Sequence[Link]) -> Link:
+    """A link as narrow as the narrowest and as late as the latest."""
+    narrowest = min(links, key=lambda link: link.bandwidth_bytes_per_s * reached_share(link))
+    latency_s = max(link.latency_s for link in links)
+    if latency_s == narrowest.latency_s:
+        return narrowest
+    return dataclasses.replace(narrowest, latency_s=latency_s)
+
+
+def _place(cluster: Cluster, names: Names) -> _Place:
+    sizes = Counter(cluster.chip(name).node for name in names)
+    places = dict.fromkeys(cluster.place(name) for name in names)
+    return _Place(tuple(sizes), (tuple(places), tuple(sizes.values())))
 
 
 def joined_link(cluster: Cluster, first: Names, second: Names) -> Link:
@@ -49,19 +149,19 @@ def joined_link(cluster: Cluster, first: Names, second: Names) -> Link:
         (first[index * len(first) // count], second[index * len(second) // count])
         for index in range(count)
     ]
-    crossing = [pair for pair in pairs if cluster.chip(pair[0]).node != cluster.chip(pair[1]).node]
-    leaving = Counter(cluster.chip(name).node for name, _ in crossing)
-    entering = Counter(cluster.chip(name).node for _, name in crossing)
-    links = {pair: cluster.link(*pair) for pair in pairs}
-
-    def share(pair: tuple[str, str]) -> float:
-        nodes = cluster.chip(pair[0]).node, cluster.chip(pair[1]).node
-        sharing = 1 if nodes[0] == nodes[1] else max(leaving[nodes[0]], entering[nodes[1]])
-        return links[pair].bandwidth_bytes_per_s / sharing
-
-    slowest = min(pairs, key=share)
+    nodes = {name: cluster.chip(name).node for pair in pairs for name in pair}
+    crossing = [(nodes[a], nodes[b]) for a, b in pairs if nodes[a] != nodes[b]]
+    leaving = Counter(node for node, _ in crossing)
+    entering = Counter(node for _, node in crossing)
+    slowest_bytes_per_s, latency_s, slowest = float("inf"), 0.0, LOOPBACK
+    for here, there in pairs:
+        link = cluster.link(here, there)
+        one, other = nodes[here], nodes[there]
+        sharing = 1 if one == other else max(leaving[one], entering[other])
+        share = link.bandwidth_bytes_per_s / sharing
+        if share < slowest_bytes_per_s:
+            slowest_bytes_per_s, slowest = share, link
+        latency_s = max(latency_s, link.latency_s)
     return dataclasses.replace(
-        links[slowest],
-        bandwidth_bytes_per_s=count * share(slowest),
-        latency_s=max(link.latency_s for link in links.values()),
+        slowest, bandwidth_bytes_per_s=count * slowest_bytes_per_s, latency_s=latency_s
     )

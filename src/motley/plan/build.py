@@ -7,19 +7,30 @@ what the search has gained, and benchmarks measure them as baselines.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from motley.cluster import Cluster
 from motley.plan.blocks import Names, single_chips
 from motley.plan.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.evaluate import Evaluator
+from motley.plan.layout import Layout
+from motley.plan.money import with_price
 from motley.plan.plan import Plan, Replica, Stage
 from motley.plan.refine import micro_batch_sizes
-from motley.plan.simulate import cluster_evaluator, simulate
+from motley.plan.simulate import cluster_evaluator, split_of
 from motley.plan.space import TRAINABLE, Space
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.tables import kept_by
 from motley.recipe import Recipe
+
+
+class Built(NamedTuple):
+    """A plan with what its prediction says besides."""
+
+    plan: Plan
+    exposed_s: float
+    """From the end of the last pass to the end of the step."""
 
 
 def build_plan(
@@ -38,22 +49,40 @@ def build_plan(
     """
     known = tuple(groups) if groups is not None else single_chips(cluster)
     evaluator = cluster_evaluator(recipe, cluster, known, space=space, stack=stack)
-    used = {name for replica in split for stage in replica.stages for name in known[stage.block]}
+    return built(evaluator, split, recipe, cluster, known).plan
+
+
+def built(
+    evaluator: Evaluator, split: Split, recipe: Recipe, cluster: Cluster, groups: Sequence[Names]
+) -> Built:
+    """The same with an evaluator of the groups."""
+    layouts = [_layouts(evaluator, replica) for replica in split]
+    prediction = evaluator.predict(split, layouts)
+    busy = iter(prediction.busy_share)
+    replicas = tuple(
+        _replica(evaluator, replica, laid, groups, busy)
+        for replica, laid in zip(split, layouts, strict=True)
+    )
+    used = {name for replica in split for stage in replica.stages for name in groups[stage.block]}
     plan = Plan(
         recipe_digest=recipe.digest,
         cluster_digest=cluster.digest,
-        replicas=tuple(_replica(evaluator, replica, known) for replica in split),
+        replicas=replicas,
         idle_chips=tuple(chip.name for chip in cluster.chips if chip.name not in used),
+        step_s=prediction.step_s,
+        tokens_per_s=recipe.tokens_per_step / prediction.step_s,
     )
-    return with_predictions(plan, recipe, cluster, stack=stack)
+    return Built(with_price(plan, recipe, cluster), prediction.exposed_s)
 
 
 def with_predictions(
     plan: Plan, recipe: Recipe, cluster: Cluster, *, stack: Stack = MOTLEY
 ) -> Plan:
-    """The plan with simulated time, tokens/s and busy shares."""
-    simulation = simulate(plan, recipe, cluster, stack=stack)
-    busy = iter(simulation.busy_share)
+    """The plan with predicted time, tokens/s, busy shares and price."""
+    evaluator, split = split_of(plan, recipe, cluster, stack=stack)
+    layouts = [[stage.layout for stage in replica.stages] for replica in plan.replicas]
+    prediction = evaluator.predict(split, layouts)
+    busy = iter(prediction.busy_share)
     replicas = tuple(
         dataclasses.replace(
             replica,
@@ -64,21 +93,35 @@ def with_predictions(
         )
         for replica in plan.replicas
     )
-    return dataclasses.replace(
+    predicted = dataclasses.replace(
         plan,
         replicas=replicas,
-        step_s=simulation.step_s,
-        tokens_per_s=simulation.tokens_per_s,
+        step_s=prediction.step_s,
+        tokens_per_s=recipe.tokens_per_step / prediction.step_s,
+    )
+    return with_price(predicted, recipe, cluster)
+
+
+def _layouts(evaluator: Evaluator, replica: ReplicaChoice) -> tuple[Layout, ...]:
+    """The fastest that fit, or where they do not those that need least memory."""
+    return evaluator.layouts(replica) or tuple(
+        evaluator.smallest_layout(stage, kept, replica)
+        for stage, kept in zip(replica.stages, kept_by(replica), strict=True)
     )
 
 
-def _replica(evaluator: Evaluator, replica: ReplicaChoice, groups: Sequence[Names]) -> Replica:
-    layouts = evaluator.layouts(replica)
+def _replica(
+    evaluator: Evaluator,
+    replica: ReplicaChoice,
+    layouts: Sequence[Layout],
+    groups: Sequence[Names],
+    busy: Iterator[float],
+) -> Replica:
     stages = []
-    for position, (stage, kept) in enumerate(zip(replica.stages, kept_by(replica), strict=True)):
+    for stage, layout, need in zip(
+        replica.stages, layouts, evaluator.group_needs(replica, layouts), strict=True
+    ):
         chip = evaluator.blocks[stage.block].chip
-        layout = layouts[position] if layouts else evaluator.smallest_layout(stage, kept, replica)
-        need = evaluator.memory(stage, kept, replica.micro_batch_size, layout)
         stages.append(
             Stage(
                 chips=groups[stage.block],
@@ -86,8 +129,9 @@ def _replica(evaluator: Evaluator, replica: ReplicaChoice, groups: Sequence[Name
                 last_layer=stage.last_layer,
                 precision=chip.precision,
                 **layout._asdict(),
-                memory_bytes=need.total_bytes,
+                memory_bytes=need,
                 available_bytes=chip.memory_bytes,
+                busy_share=round(next(busy), 6),
             )
         )
     return Replica(
@@ -104,21 +148,7 @@ def even_data_parallel(recipe: Recipe, cluster: Cluster) -> Plan:
     The micro-batch is the largest that fits all chips. With fewer samples than chips, the first
     chips get one each.
     """
-    evaluator = cluster_evaluator(recipe, cluster)
-    batch, layers = recipe.batch.global_batch, recipe.model.num_layers
-    num_replicas = min(len(cluster.chips), batch)
-    shares = even_shares(batch, num_replicas)
-
-    def split(size: int) -> Split:
-        return tuple(
-            ReplicaChoice((StageChoice(index, 0, layers),), min(size, share), share)
-            for index, share in enumerate(shares)
-        )
-
-    for size in reversed(micro_batch_sizes(max(shares))):
-        if evaluator.step_seconds(split(size), exact=True) is not None:
-            return build_plan(split(size), recipe, cluster)
-    return build_plan(split(1), recipe, cluster)
+    return build_plan(even_batch(cluster_evaluator(recipe, cluster)), recipe, cluster)
 
 
 def even_pipeline(recipe: Recipe, cluster: Cluster) -> Plan:
@@ -126,17 +156,37 @@ def even_pipeline(recipe: Recipe, cluster: Cluster) -> Plan:
 
     The micro-batch is the one with the shortest predicted step.
     """
-    evaluator = cluster_evaluator(recipe, cluster)
-    stages = _even_stages(recipe.model.num_layers, len(cluster.chips))
-    batch = recipe.batch.global_batch
+    return build_plan(even_stages(cluster_evaluator(recipe, cluster)), recipe, cluster)
+
+
+def even_batch(evaluator: Evaluator) -> Split:
+    """The split of `even_data_parallel` over an evaluator's blocks."""
+    num_replicas = min(len(evaluator.blocks), evaluator.global_batch)
+    shares = even_shares(evaluator.global_batch, num_replicas)
+
+    def split(size: int) -> Split:
+        return tuple(
+            ReplicaChoice((StageChoice(index, 0, evaluator.num_layers),), min(size, share), share)
+            for index, share in enumerate(shares)
+        )
+
+    for size in reversed(micro_batch_sizes(max(shares))):
+        if all(evaluator.layouts(replica) is not None for replica in split(size)):
+            return split(size)
+    return split(1)
+
+
+def even_stages(evaluator: Evaluator) -> Split:
+    """The split of `even_pipeline` over an evaluator's blocks."""
+    stages = _even_stages(evaluator.num_layers, len(evaluator.blocks))
+    batch = evaluator.global_batch
     best: tuple[float, Split] | None = None
     for size in reversed(micro_batch_sizes(batch)):
         split = (ReplicaChoice(stages, size, batch),)
-        seconds = evaluator.step_seconds(split, exact=True)
+        seconds = evaluator.step_seconds(split)
         if seconds is not None and (best is None or seconds < best[0]):
             best = seconds, split
-    chosen = best[1] if best else (ReplicaChoice(stages, 1, batch),)
-    return build_plan(chosen, recipe, cluster)
+    return best[1] if best else (ReplicaChoice(stages, 1, batch),)
 
 
 def _even_stages(num_layers: int, num_chips: int) -> tuple[StageChoice, ...]:

@@ -51,6 +51,12 @@ class ReplicaChoice(NamedTuple):
         return self.devices or tuple(range(len(self.stages)))
 
     @property
+    def blocks(self) -> tuple[int, ...]:
+        """The block of each group."""
+        first = dict(zip(reversed(self.held_by), reversed(self.stages), strict=True))
+        return tuple(first[group].block for group in sorted(first))
+
+    @property
     def num_micro_batches(self) -> int:
         return -(-self.num_samples // self.micro_batch_size)
 

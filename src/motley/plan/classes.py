@@ -1,113 +1,141 @@
-"""Blocks that may be exchanged without changing any plan's time, so that the search tries one.
+"""Units that may be exchanged without changing any plan's time, so that the search tries one.
 
-Two blocks are alike if their chips and their insides are, and if every third block is linked alike
-to both. A set of blocks is then how many of each class it has.
+A unit is a group of chips that the search does not divide. Two units are alike if their chips and
+their insides are, and if every third unit is linked alike to both. A set of units is then how many
+of each class it has, and a stage lies on a block of one or more units of one class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
-from motley.chips.chip import Chip, Link
+from motley.chips.chip import Link
 from motley.cluster import LOOPBACK, Cluster
-from motley.plan.blocks import Names, block_of, group_links
-from motley.plan.choices import Block
+from motley.plan.blocks import (
+    GroupLinks,
+    Names,
+    block_of,
+    inside,
+    joined_link,
+    link_key,
+    slowest_of,
+)
+from motley.plan.choices import Block, Split
 
 Counts = tuple[int, ...]
-"""How many blocks of each class."""
+"""How many units of each class."""
+
+
+class BlockType(NamedTuple):
+    """A block that a stage may lie on."""
+
+    unit: int
+    """The class of its units."""
+    num_units: int
 
 
 @dataclass(frozen=True)
 class BlockClasses:
-    """Groups of a cluster's chips by class, and the links between classes."""
+    """A cluster's units by class, and the blocks that can be formed of them."""
 
+    cluster: Cluster
     members: tuple[tuple[Names, ...], ...]
-    blocks: tuple[Block, ...]
-    """One of each class."""
-    links: tuple[tuple[Link, ...], ...]
+    """The units of each class."""
+    types: tuple[BlockType, ...]
+    """The evaluator's blocks, in order."""
+    _links: dict[tuple[int, int], Link] = field(default_factory=dict)
 
     @cached_property
     def totals(self) -> Counts:
         return tuple(len(groups) for groups in self.members)
 
-    def link(self, first: int, second: int) -> Link:
-        """The link between a block of one class and another block of the same or another class."""
-        return self.links[first][second]
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """One of each type."""
+        return tuple(block_of(self.cluster, self.names(index)) for index in range(len(self.types)))
 
     @cached_property
-    def uniform(self) -> bool:
-        """All links that a plan can use take the same time, and all chips the same format."""
-        speeds = {
-            _link_key(self.links[first][second])
-            for first in range(len(self.members))
-            for second in range(len(self.members))
-            if first != second or len(self.members[first]) > 1
-        }
-        return len(speeds) <= 1 and len({block.chip.precision for block in self.blocks}) == 1
+    def needs(self) -> tuple[Counts, ...]:
+        """The units of each type of block."""
+        return tuple(
+            tuple(each.num_units * (place == each.unit) for place in range(len(self.members)))
+            for each in self.types
+        )
+
+    def names(self, index: int) -> Names:
+        """Chips of the first block of a type."""
+        unit, count = self.types[index]
+        return joined(self.members[unit][:count])
+
+    def link(self, first: int, second: int) -> Link:
+        """The link between a block of one type and another block of the same or another type."""
+        found = self._links.get((first, second))
+        if found is None:
+            unit, count = self.types[second]
+            last = joined(self.members[unit][-count:])
+            found = self._links[first, second] = joined_link(self.cluster, self.names(first), last)
+        return found
+
+    def slowest(self, blocks: Sequence[int]) -> Link:
+        """As bad as the worst path between any two of the blocks; one named again is another."""
+        named = sorted(set(blocks))
+        pairs = [(a, b) for place, a in enumerate(named) for b in named[place + 1 :]]
+        pairs += [(block, block) for block in named if blocks.count(block) > 1]
+        return slowest_of([self.link(*pair) for pair in pairs] or [LOOPBACK])
+
+    def used(self, split: Split) -> Counts:
+        """The units on which a split lies."""
+        used = [0] * len(self.members)
+        for replica in split:
+            for block in replica.blocks:
+                used[self.types[block].unit] += self.types[block].num_units
+        return tuple(used)
 
 
-def block_classes(cluster: Cluster, groups: Sequence[Names]) -> BlockClasses:
-    """The classes among the groups, in the order in which they are first met."""
-    blocks = [block_of(cluster, names) for names in groups]
-    link = group_links(cluster, groups)
-    keys = [
-        [_link_key(link(first, second)) for second in range(len(groups))]
-        for first in range(len(groups))
-    ]
+def joined(units: Iterable[Names]) -> Names:
+    """The chips of some units as one group."""
+    return tuple(name for names in units for name in names)
+
+
+def block_classes(
+    cluster: Cluster, units: Sequence[Names], *, merges: bool = False
+) -> BlockClasses:
+    """The classes among the units, in the order in which they are first met.
+
+    Unless a stage may lie on several units (`merges`), every block is one unit.
+    """
+    blocks = [block_of(cluster, names) for names in units]
+    kinds = [inside(block) for block in blocks]
+    links = GroupLinks(cluster, units)
+    places = range(len(units))
+    keys = [[link_key(links.link(first, second)) for second in places] for first in places]
     members: list[list[int]] = []
-    for index, block in enumerate(blocks):
+    for index in places:
         for known in members:
-            if _inside(blocks[known[0]]) == _inside(block) and _linked_alike(known[0], index, keys):
+            if kinds[known[0]] == kinds[index] and _linked_alike(known[0], index, keys):
                 known.append(index)
                 break
         else:
             members.append([index])
-    return BlockClasses(
-        tuple(tuple(groups[index] for index in known) for known in members),
-        tuple(blocks[known[0]] for known in members),
-        tuple(
-            tuple(
-                LOOPBACK if first[0] == second[-1] else link(first[0], second[-1])
-                for second in members
-            )
-            for first in members
-        ),
+    types = tuple(
+        BlockType(place, count)
+        for place, known in enumerate(members)
+        for count in (_merged(len(known)) if merges else (1,))
     )
+    return BlockClasses(cluster, tuple(tuple(units[i] for i in known) for known in members), types)
 
 
-def _linked_alike(first: int, second: int, keys: Sequence[Sequence[tuple[float, float]]]) -> bool:
+def _merged(total: int) -> tuple[int, ...]:
+    """Of how many units blocks are formed: powers of two, and all."""
+    return tuple(sorted({1 << power for power in range(total.bit_length())} | {total}))
+
+
+def _linked_alike(first: int, second: int, keys: Sequence[Sequence[object]]) -> bool:
     return all(
         keys[first][third] == keys[second][third]
         for third in range(len(keys))
         if third not in (first, second)
-    )
-
-
-def _link_key(link: Link) -> tuple[float, float]:
-    return link.bandwidth_bytes_per_s, link.latency_s
-
-
-def _inside(block: Block) -> tuple[object, ...]:
-    """What makes two blocks of the same links equal."""
-    local, network = block.spread.local, block.spread.network
-    return (
-        rates(block.chip),
-        block.spread.num_chips,
-        block.spread.per_node,
-        _link_key(local),
-        network and _link_key(network),
-    )
-
-
-def rates(chip: Chip) -> tuple[object, ...]:
-    """All that the chip's time and memory depend on, and its price."""
-    return (
-        chip.precision,
-        chip.training_flops_per_s,
-        chip.efficiency,
-        chip.memory_bytes,
-        chip.memory_bandwidth_bytes_per_s,
-        chip.usd_per_hour,
     )

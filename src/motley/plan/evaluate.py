@@ -6,11 +6,10 @@ In the search one block stands for all alike; to predict a plan the list is what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from motley.chips.chip import Link
 from motley.plan.choices import Block, ReplicaChoice, Split, StageChoice
 from motley.plan.layout import Layout
 from motley.plan.pipeline import (
@@ -22,8 +21,8 @@ from motley.plan.pipeline import (
 )
 from motley.plan.space import TRAINABLE, Space
 from motley.plan.stack import MOTLEY, Stack
-from motley.plan.sync import all_reduce_seconds, buckets_of, group_exchange_seconds, lowest_layer
-from motley.plan.tables import StageTables
+from motley.plan.sync import buckets_of, group_exchange_seconds, lowest_layer
+from motley.plan.tables import Links, Memo, StageTables
 from motley.recipe import Recipe
 
 _Laid = tuple[tuple[tuple[StageChoice, Layout], ...], ...]
@@ -39,6 +38,17 @@ class ReplicaTimes:
     ready_s: tuple[float, ...]
     """When each layer's gradients are complete."""
     finish_s: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One step of a split."""
+
+    step_s: float
+    exposed_s: float
+    """From the end of the last pass of any stage to the end of the step."""
+    busy_share: tuple[float, ...]
+    """Of the step in which each stage computes (passes and optimizer); replica by replica."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +69,13 @@ class Evaluator(StageTables):
         self,
         recipe: Recipe,
         blocks: Sequence[Block],
-        link: Callable[[int, int], Link],
+        links: Links,
         *,
         space: Space = TRAINABLE,
         stack: Stack = MOTLEY,
+        memo: Memo | None = None,
     ) -> None:
-        super().__init__(recipe, blocks, link, space=space, stack=stack)
+        super().__init__(recipe, blocks, links, space=space, stack=stack, memo=memo)
         self._replicas: dict[tuple[ReplicaChoice, bool], ReplicaTimes | None] = {}
         self._buckets: dict[_Laid, tuple[BucketTime, ...]] = {}
 
@@ -115,10 +126,7 @@ class Evaluator(StageTables):
         """When the replica's gradients are complete."""
         cost = self.pipeline_cost(replica, layouts)
         num_micro_batches = replica.num_micro_batches
-        if exact or record is not None:
-            began = run_pipeline(cost, num_micro_batches, record)
-        else:
-            began = extrapolate_pipeline(cost, num_micro_batches)
+        began = self._began(cost, num_micro_batches, exact, record)
         complete = gradients_complete(cost, num_micro_batches, began)
         ready = [0.0] * self.num_layers
         for stage, end, layout in zip(replica.stages, complete, layouts, strict=True):
@@ -127,6 +135,19 @@ class Evaluator(StageTables):
                 ready[layer] = end - (sums[layer] - sums[stage.first_layer])
         finish = max(ready[stage.first_layer] for stage in replica.stages)
         return ReplicaTimes(tuple(layouts), tuple(ready), finish)
+
+    def _began(
+        self, cost: PipelineCost, count: int, exact: bool, record: list[ActionTime] | None
+    ) -> Sequence[float]:
+        """When each stage begins its last backward; the same for all replicas of equal costs."""
+        if record is not None:
+            run_pipeline(cost, count, record)
+        key = (cost, count, exact)
+        found = self.memo.runs.get(key)
+        if found is None:
+            run = run_pipeline if exact else extrapolate_pipeline
+            found = self.memo.runs[key] = tuple(run(cost, count))
+        return found
 
     def replica(self, replica: ReplicaChoice, *, exact: bool = False) -> ReplicaTimes | None:
         """`replica_times` with the fastest layouts that fit, remembered; None: does not fit."""
@@ -147,6 +168,24 @@ class Evaluator(StageTables):
                 return None
             times.append(found)
         return self.barrier(split, times)
+
+    def predict(self, split: Split, layouts: Sequence[Sequence[Layout]]) -> Prediction:
+        """The step with the stages laid out so, fitting or not."""
+        times = [self.replica_times(*each) for each in zip(split, layouts, strict=True)]
+        step_s = self.barrier(split, times)
+        busy = tuple(
+            seconds / step_s
+            for each in zip(split, layouts, strict=True)
+            for seconds in self._busy_seconds(*each)
+        )
+        return Prediction(step_s, step_s - max(time.finish_s for time in times), busy)
+
+    def _busy_seconds(self, replica: ReplicaChoice, layouts: Sequence[Layout]) -> Iterator[float]:
+        cost, full = self.pipeline_cost(replica, layouts), replica.num_micro_batches - 1
+        passes = zip(cost.forward_s, cost.backward_s, strict=True)
+        for stage, layout, (forward, backward) in zip(replica.stages, layouts, passes, strict=True):
+            whole, last = (forward[place] + backward[place] for place in (0, 1))
+            yield self.optimizer_seconds(stage, layout) + full * whole + last
 
     def barrier(
         self,
@@ -200,7 +239,7 @@ class Evaluator(StageTables):
                 for stage, layout in holders
             )
             blocks = [stage.block for stage, _ in holders]
-            seconds += all_reduce_seconds(bucket.num_parameters, blocks, self.link)
+            seconds += self.all_reduce_seconds(bucket.num_parameters, blocks)
             if seconds:
                 lowest = tuple(
                     (rank, owner[rank], lowest_layer(bucket, self.groups, *ranges[rank]))

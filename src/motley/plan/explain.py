@@ -12,7 +12,7 @@ from rich.text import Text
 
 from motley.cluster import Cluster
 from motley.plan.plan import Placement, Plan
-from motley.plan.reasons import speed_shares, work_shares
+from motley.plan.shares import speed_shares, work_shares
 from motley.recipe import Recipe
 from motley.units import duration, percent, si, size
 

@@ -1,29 +1,31 @@
-"""Ways to put a cluster's chips into blocks, fine for few chips and coarse for many.
+"""Ways to put a cluster's chips into units, fine for few chips and coarse for many.
 
-Chips of one kind in nodes of one size are cut into equal blocks: whole nodes, or even parts of one.
-A grouping says into how many blocks each kind is cut; the search starts with some and goes to
-neighbours of the best.
+Chips of one kind in nodes of one size are cut into equal units: slices of whole nodes, and each
+slice into parts, one of each of its nodes. A stage lies on one unit or, where its chips can share
+it, on several.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from motley.cluster import Cluster
-from motley.plan.blocks import Names
-from motley.plan.classes import rates
+from motley.plan.blocks import Names, rates
 from motley.plan.space import Space
 
-FEW_CHIPS = 8
-"""Up to as many chips are also searched one by one."""
+FEW_SETS = 300
+"""Sets of single chips up to which they are searched one by one."""
 
-MOST_BLOCKS = 8
-"""Of one grouping; what takes long in the search are the sets of blocks."""
+FEW_CHIPS = 16
 
-MOST_SETS = 260
+MOST_SETS = 900
+"""Of units of one grouping; what takes long in the search are the sets."""
+
+MOST_SLICES = 8
+MOST_UNITS = 32
+"""Of one kind."""
 
 
 class Kind(NamedTuple):
@@ -36,111 +38,81 @@ class Kind(NamedTuple):
         return sum(map(len, self.nodes))
 
 
+class Cut(NamedTuple):
+    """How a kind is cut into units."""
+
+    slices: int
+    """Of whole nodes."""
+    parts: int
+    """Of each node in a slice."""
+
+    @property
+    def num_units(self) -> int:
+        return self.slices * self.parts
+
+    @property
+    def num_sets(self) -> int:
+        """Of units, alike in a slice: parts of the same nodes are nearer to each other."""
+        return self.slices + 1 if self.parts == 1 else int((self.parts + 1) ** self.slices)
+
+
 def kinds_of(cluster: Cluster) -> tuple[Kind, ...]:
     """The cluster's chips by kind and by how many of the kind share a node, in order."""
-    nodes: dict[tuple[object, str, str], list[str]] = {}
+    nodes: dict[tuple[Hashable, str, str], list[str]] = {}
     for chip in cluster.chips:
         nodes.setdefault((rates(chip), chip.site, chip.node), []).append(chip.name)
-    kinds: dict[tuple[object, str, int], list[Names]] = {}
+    kinds: dict[tuple[Hashable, str, int], list[Names]] = {}
     for (rate, site, _), names in nodes.items():
         kinds.setdefault((rate, site, len(names)), []).append(tuple(names))
     return tuple(Kind(tuple(groups)) for groups in kinds.values())
 
 
-def cuts_of(kind: Kind) -> tuple[int, ...]:
-    """Into how many equal blocks a kind can be cut, from one block to single chips.
+def cuts_of(kind: Kind, space: Space) -> list[Cut]:
+    """The ways to cut a kind, the coarsest first.
 
-    Fewer blocks than nodes leave no more than a few nodes over, which form a block of their own.
+    Where chips can share a stage, units are merged as needed, and the finest cuts are enough.
     """
     num_nodes, per_node = len(kind.nodes), len(kind.nodes[0])
-    coarse = {max(1, num_nodes // size) for size in range(1, num_nodes + 1)}
     parts = [part for part in range(1, per_node + 1) if per_node % part == 0]
-    return tuple(sorted(coarse | {num_nodes * part for part in parts}))
-
-
-def cut(kind: Kind, count: int) -> tuple[Names, ...]:
-    """The kind's chips as `count` equal blocks; nodes that are left over form one more."""
-    num_nodes = len(kind.nodes)
-    if count <= num_nodes:
-        each = num_nodes // count
-        bounds = [*range(0, each * count + 1, each)]
-        if bounds[-1] < num_nodes:
-            bounds.append(num_nodes)
-        return tuple(
-            tuple(name for node in kind.nodes[first:last] for name in node)
-            for first, last in pairwise(bounds)
-        )
-    parts = count // num_nodes
-    return tuple(
-        node[place * len(node) // parts : (place + 1) * len(node) // parts]
-        for node in kind.nodes
-        for place in range(parts)
-    )
-
-
-def grouping(kinds: Sequence[Kind], counts: Sequence[int]) -> tuple[Names, ...]:
-    """All chips as blocks, each kind cut into so many."""
-    return tuple(
-        names for kind, count in zip(kinds, counts, strict=True) for names in cut(kind, count)
-    )
-
-
-def few(kinds: Sequence[Kind]) -> bool:
-    """So few chips that they are searched one by one."""
-    return sum(kind.num_chips for kind in kinds) <= FEW_CHIPS
-
-
-def first_counts(kinds: Sequence[Kind], space: Space) -> list[tuple[int, ...]]:
-    """Where the search for a grouping starts: single chips if they are few, else every kind in as
-    many blocks as a search bears, and in one."""
-    found = []
-    if few(kinds):
-        found.append(tuple(kind.num_chips for kind in kinds))
-        if not space.groups:
-            return found
+    slices = [each for each in range(2, MOST_SLICES + 1) if num_nodes % each == 0]
+    if num_nodes > 1 and not slices:
+        slices = [min(num_nodes, MOST_SLICES)]
+    found = [Cut(1, part) for part in parts]
+    if space.groups:
+        found = [*(Cut(each, 1) for each in slices[-1:]), *found[-1:]]
     else:
-        found.append(_finest(kinds))
-    found.append(tuple(1 for _ in kinds))
-    return list(dict.fromkeys(found))
+        found += [Cut(each, part) for each in slices for part in parts[-1:]]
+    useful = [each for each in found if each.num_units <= MOST_UNITS]
+    return [each for each in useful if each.num_sets <= MOST_SETS] or [Cut(1, 1)]
 
 
-def neighbours(kinds: Sequence[Kind], counts: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Groupings in which one kind, or every kind, is cut one step finer or coarser."""
-    options = [cuts_of(kind) for kind in kinds]
-    places = [options[k].index(count) for k, count in enumerate(counts)]
-    for change in (1, -1):
-        moved = [
-            options[k][min(max(place + change, 0), len(options[k]) - 1)]
-            for k, place in enumerate(places)
-        ]
-        if _bearable(moved):
-            yield tuple(moved)
-        for k in range(len(kinds)):
-            single = (*counts[:k], moved[k], *counts[k + 1 :])
-            if single != counts and _bearable(single):
-                yield single
+def cut(kind: Kind, how: Cut) -> tuple[Names, ...]:
+    """The kind's chips as equal units; nodes that are left over form one more."""
+    units: list[Names] = []
+    each = len(kind.nodes) // how.slices
+    for first in range(0, len(kind.nodes), each):
+        nodes = kind.nodes[first : first + each]
+        whole = how.parts if len(nodes) == each else 1
+        for part in range(whole):
+            names = [
+                node[part * len(node) // whole : (part + 1) * len(node) // whole] for node in nodes
+            ]
+            units.append(tuple(name for slice_ in names for name in slice_))
+    return tuple(units)
 
 
-def _finest(kinds: Sequence[Kind]) -> tuple[int, ...]:
-    """The finest bearable cut, refined one kind after the other, the largest blocks first."""
-    options = [cuts_of(kind) for kind in kinds]
-    places = [0] * len(kinds)
-    stuck: set[int] = set()
-    while len(stuck) < len(kinds):
-        index = max(
-            (k for k in range(len(kinds)) if k not in stuck),
-            key=lambda k: kinds[k].num_chips / options[k][places[k]],
-        )
-        tried = list(places)
-        tried[index] += 1
-        if tried[index] < len(options[index]) and _bearable(
-            [options[k][place] for k, place in enumerate(tried)]
-        ):
-            places = tried
-        else:
-            stuck.add(index)
-    return tuple(options[k][place] for k, place in enumerate(places))
+def grouping(kinds: Sequence[Kind], cuts: Sequence[Cut]) -> tuple[Names, ...]:
+    """All chips as units, each kind cut in its way."""
+    return tuple(names for kind, how in zip(kinds, cuts, strict=True) for names in cut(kind, how))
 
 
-def _bearable(counts: Sequence[int]) -> bool:
-    return sum(counts) <= MOST_BLOCKS and math.prod(count + 1 for count in counts) <= MOST_SETS
+def finest(kinds: Sequence[Kind]) -> list[Cut] | None:
+    """Single chips, if they are few enough to be searched one by one."""
+    cuts = [Cut(len(kind.nodes), len(kind.nodes[0])) for kind in kinds]
+    few = sum(kind.num_chips for kind in kinds) <= FEW_CHIPS
+    return cuts if few and math.prod(each.num_sets for each in cuts) <= FEW_SETS else None
+
+
+def bearable(cuts: Sequence[Cut]) -> bool:
+    """Not too many sets of units for one search."""
+    return math.prod(each.num_sets for each in cuts) <= MOST_SETS

@@ -7,7 +7,7 @@ from motley.errors import NoPlanError
 from motley.plan.choices import StageChoice
 from motley.plan.classes import BlockClasses, Counts, block_classes
 from motley.plan.evaluate import Evaluator
-from motley.plan.groupings import first_counts, grouping, kinds_of
+from motley.plan.groupings import cuts_of, finest, grouping, kinds_of
 from motley.plan.space import Space, layouts
 from motley.plan.stack import Stack
 from motley.recipe import Recipe
@@ -20,8 +20,9 @@ Attempt = tuple[int, tuple[StageChoice, ...]]
 def no_plan(recipe: Recipe, cluster: Cluster, space: Space, stack: Stack) -> NoPlanError:
     """The error for a model that fits on no split, with what the best attempt lacks."""
     kinds = kinds_of(cluster)
-    classes = block_classes(cluster, grouping(kinds, first_counts(kinds, space)[0]))
-    evaluator = Evaluator(recipe, classes.blocks, classes.link, space=space, stack=stack)
+    cuts = finest(kinds) or [cuts_of(kind, space)[-1] for kind in kinds]
+    classes = block_classes(cluster, grouping(kinds, cuts))
+    evaluator = Evaluator(recipe, classes.blocks, classes, space=space, stack=stack)
     lack, stages = _least_lack(evaluator, classes)
     members = [iter(groups) for groups in classes.members]
     lines = []

@@ -106,6 +106,9 @@ class Plan:
     """Predicted time of one step."""
     tokens_per_s: float = 0.0
     """Predicted."""
+    usd_per_hour: float | None = None
+    """Of the chips that work and of what is sent; None where a price is unknown."""
+    usd_per_billion_tokens: float | None = None
     reasons: tuple[str, ...] = ()
     """Why this split; one sentence each."""
     rejected: tuple[Rejected, ...] = ()

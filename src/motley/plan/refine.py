@@ -7,18 +7,22 @@ exactly simulated step gets shorter, or stays as it is with less work at its end
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 
 from motley.plan.choices import ReplicaChoice, Split, StageChoice
-from motley.plan.classes import Counts
 from motley.plan.evaluate import Evaluator
-from motley.plan.shapes import Shape
+from motley.plan.rebalance import Rebalancer
 
 TOLERANCE = 1e-9
 """Relative; differences below are rounding."""
 
 LARGER_MICRO_BATCH = 0.005
 """A larger micro-batch may cost this share of the step: real chips run it better than counted."""
+
+
+VIRTUAL_STAGES = (2, 4)
+"""Of each group under an interleaved schedule."""
 
 
 def micro_batch_sizes(limit: int) -> list[int]:
@@ -30,21 +34,17 @@ def micro_batch_sizes(limit: int) -> list[int]:
     return [*sizes, limit]
 
 
+Alternatives = Callable[[ReplicaChoice], Iterator[ReplicaChoice]]
+
+
 class Refiner:
     """Improves splits step by step; `most_looks` bounds the changes tried for one split."""
 
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        shapes: Mapping[Counts, Sequence[Shape]],
-        totals: Counts,
-        most_looks: int,
-    ) -> None:
+    def __init__(self, evaluator: Evaluator, alternatives: Alternatives, most_looks: int) -> None:
         self.evaluator = evaluator
-        self.shapes = shapes
-        self.totals = totals
+        self.alternatives = alternatives
         self.most_looks = most_looks
-        self.sizes = micro_batch_sizes(evaluator.global_batch)
+        self.rebalancer = Rebalancer(evaluator)
 
     def score(self, split: Split) -> tuple[float, float] | None:
         """Step time, and the sum of the replicas' times; None if it does not fit."""
@@ -54,14 +54,19 @@ class Refiner:
             return None
         return self.evaluator.barrier(split, known), sum(time.finish_s for time in known)
 
-    def improve(self, split: Split) -> Split:
-        """The split after all changes that help."""
+    def improve(self, split: Split, *, shares_only: bool = False) -> Split:
+        """The split after all changes that help, or after samples moved between replicas."""
         best = self.score(split)
         looks = 0
         improved = best is not None
+        tried = {split}
         while improved and looks < self.most_looks:
             improved = False
-            for changed in self.changes(split):
+            changes = self._moved_samples(split) if shares_only else self.changes(split)
+            for changed in changes:
+                if changed in tried:
+                    continue
+                tried.add(changed)
                 looks += 1
                 score = self.score(changed)
                 if score and best and _better(score, best):
@@ -72,11 +77,23 @@ class Refiner:
         return split
 
     def changes(self, split: Split) -> Iterator[Split]:
-        """All small changes of a split."""
-        yield from self._moved_samples(split)
+        """All small changes of a split; alike replicas change together, then one by one."""
+        alike: dict[ReplicaChoice, list[int]] = {}
         for index, replica in enumerate(split):
-            for other in self._changed_replicas(replica):
-                yield (*split[:index], other, *split[index + 1 :])
+            alike.setdefault(replica._replace(num_samples=0), []).append(index)
+        alone = len(split) == 1
+        for places in alike.values():
+            if len(split[places[0]].stages) > 1 and not split[places[0]].devices:
+                changed = [self.rebalancer.rebalanced(split[at], alone=alone) for at in places]
+                yield _with(split, places, changed)
+        yield from self._moved_samples(split)
+        for places in alike.values():
+            each = [self._changed_replicas(split[place]) for place in places]
+            for changes in zip_longest(*each):
+                yield _with(split, places, changes)
+            if len(places) > 1:
+                for change in self._changed_replicas(split[places[0]]):
+                    yield _with(split, places[:1], (change,))
 
     def _moved_samples(self, split: Split) -> Iterator[Split]:
         finish = [self._finish(replica) for replica in split]
@@ -102,25 +119,30 @@ class Refiner:
         size = replica.micro_batch_size
         if size == replica.num_samples and len(replica.stages) == 1:
             size = samples
-        return ReplicaChoice(replica.stages, min(size, samples), samples)
+        return replica._replace(micro_batch_size=min(size, samples), num_samples=samples)
 
     def _changed_replicas(self, replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
         for size in self._other_sizes(replica):
             yield replica._replace(micro_batch_size=size)
+        yield from self._other_schedules(replica)
+        if replica.devices:
+            return
         for stages in _shifted(replica.stages):
             yield replica._replace(stages=stages)
         for stages in _exchanged(replica.stages):
             yield replica._replace(stages=stages)
-        for shape in self.shapes.get(self._used(replica), ()):
-            if shape.stages != replica.stages:
-                size = min(shape.micro_batch_size, replica.num_samples)
-                yield ReplicaChoice(shape.stages, size, replica.num_samples)
+        yield from self.alternatives(replica)
 
-    def _used(self, replica: ReplicaChoice) -> Counts:
-        used = [0] * len(self.totals)
-        for stage in replica.stages:
-            used[stage.block] += 1
-        return tuple(used)
+    def _other_schedules(self, replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
+        """Schedules with shorter bubbles, where there are micro-batches enough to fill them."""
+        num_stages = len(replica.stages)
+        if replica.devices or not 1 < num_stages <= replica.num_micro_batches:
+            return
+        for schedule in self.evaluator.space.schedules:
+            if schedule == "interleaved":
+                yield from _interleaved(replica)
+            elif schedule != replica.schedule:
+                yield replica._replace(schedule=schedule)
 
     def _other_sizes(self, replica: ReplicaChoice) -> list[int]:
         samples, size = replica.num_samples, replica.micro_batch_size
@@ -129,19 +151,49 @@ class Refiner:
             near |= set(range(1, samples + 1))
         return sorted(near & set(range(1, samples + 1)) - {size}, reverse=True)
 
-    def enlarge(self, split: Split, limit_s: float) -> Split:
-        """The largest micro-batches with which the step takes at most `limit_s`."""
+    def enlarge(self, split: Split, step_s: float) -> Split:
+        """The largest micro-batches with which the step takes hardly longer.
+
+        Where kernels are counted the step itself says what a larger micro-batch is worth.
+        """
+        if all(block.chip.efficiency is not None for block in self.evaluator.blocks):
+            return split
+        limit_s = step_s * (1 + LARGER_MICRO_BATCH)
         for index in range(len(split)):
             for size in reversed(micro_batch_sizes(split[index].num_samples)):
                 if size <= split[index].micro_batch_size:
                     break
-                replica = split[index]._replace(micro_batch_size=size)
-                changed = (*split[:index], replica, *split[index + 1 :])
+                changed = _with(split, [index], [split[index]._replace(micro_batch_size=size)])
                 seconds = self.evaluator.step_seconds(changed, exact=True)
                 if seconds is not None and seconds <= limit_s:
                     split = changed
                     break
         return split
+
+
+def _with(split: Split, places: Sequence[int], replicas: Sequence[ReplicaChoice | None]) -> Split:
+    """The split with some replicas in place of others; None leaves one as it is."""
+    changed = list(split)
+    for place, replica in zip(places, replicas, strict=True):
+        changed[place] = replica or changed[place]
+    return tuple(changed)
+
+
+def _interleaved(replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
+    """Each block's layers in two to four parts, all first parts before all second ones."""
+    stages = replica.stages
+    for num_parts in VIRTUAL_STAGES:
+        if min(stage.last_layer - stage.first_layer for stage in stages) < num_parts:
+            return
+        virtual, begin = [], 0
+        for part in range(num_parts):
+            for stage in stages:
+                layers = stage.last_layer - stage.first_layer
+                length = (part + 1) * layers // num_parts - part * layers // num_parts
+                virtual.append(StageChoice(stage.block, begin, begin + length))
+                begin += length
+        devices = tuple(range(len(stages))) * num_parts
+        yield replica._replace(stages=tuple(virtual), schedule="interleaved", devices=devices)
 
 
 def _better(score: tuple[float, float], best: tuple[float, float]) -> bool:

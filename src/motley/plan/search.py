@@ -1,50 +1,33 @@
 """Finds the best plan that fits every chip's memory; the same one every time.
 
-Four levels, each remembering what it has computed: ways to put the chips into blocks (`groupings`),
-the best pipelines of every set of blocks (`pipelines`), the partitions of the blocks into replicas
-with their shares of the batch (`partitions`), and small changes with the whole step simulated
-exactly (`refine`). Few chips are taken one by one; many as blocks, whose inside each stage lays out
-as is best for it.
+Few chips are searched one by one (`splits`): the best pipelines of every set of chips, the
+partitions of the chips into replicas with their shares of the batch, and small changes with the
+whole step simulated. Many chips are put into units first (`groupings`). Each kind is searched
+alone; the kinds' best splits together are one candidate (`unions`), and pipelines over units of
+several kinds are the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
 from motley.cluster import Cluster
-from motley.plan.blocks import Names
-from motley.plan.build import build_plan
-from motley.plan.choices import Split
-from motley.plan.classes import BlockClasses, Counts, block_classes
-from motley.plan.evaluate import Evaluator
-from motley.plan.expand import expand
-from motley.plan.groupings import few, first_counts, grouping, kinds_of, neighbours
+from motley.errors import ClusterError, MotleyError, NoPlanError
+from motley.plan.build import Built
+from motley.plan.candidates import Candidates
 from motley.plan.lacking import no_plan
-from motley.plan.objective import FASTEST, Objective, usd_per_hour
+from motley.plan.objective import FASTEST, Objective
 from motley.plan.plan import Plan
-from motley.plan.reasons import explain_choice, explain_rejected
+from motley.plan.reasons import explain_choice
+from motley.plan.rejected import explain_rejected
 from motley.plan.space import TRAINABLE, Space
-from motley.plan.splits import Found, SplitSearch
 from motley.plan.stack import MOTLEY, Stack
+from motley.plan.traffic import usd_per_step
 from motley.recipe import Recipe
-
-MOST_GROUPINGS = 24
-"""Groupings that are searched."""
+from motley.units import duration
 
 KEPT_ALTERNATIVES = 3
 
-SIMPLER = 1e-3
-"""A plan from fewer, larger blocks is kept unless another is better by this share."""
-
-
-class Candidate(NamedTuple):
-    """A split over the blocks of one grouping."""
-
-    found: Found
-    counts: Counts
-    """Into how many blocks each kind is cut."""
-    groups: tuple[Names, ...]
+MOST_PRICED = 12
+"""Candidates whose traffic is priced."""
 
 
 def search(
@@ -58,98 +41,71 @@ def search(
     """The best plan that fits, for the objective.
 
     Raises:
-        NoPlanError: the model fits on no split of the chips; names what is lacking where.
+        NoPlanError: the model fits on no split of the chips; names what is lacking where. With the
+            goal "deadline": none ends in time.
         RecipeError: the recipe's vocabulary is not known yet.
         ClusterError: the objective needs prices that are unknown.
     """
-    best = candidates(recipe, cluster, objective, space, stack)
-    plans = []
-    for each in best[: 1 + KEPT_ALTERNATIVES]:
-        split, groups = expand(each.found.split, each.groups, space)
-        plans.append(build_plan(split, recipe, cluster, groups, space=space, stack=stack))
-    rejected = explain_rejected(plans[0], plans[1:], recipe, cluster)
-    return explain_choice(rejected, recipe, cluster)
+    return explained(Candidates(recipe, cluster, objective, space, stack))
 
 
-def candidates(
-    recipe: Recipe,
-    cluster: Cluster,
-    objective: Objective = FASTEST,
-    space: Space = TRAINABLE,
-    stack: Stack = MOTLEY,
-) -> list[Candidate]:
-    """The best split and the best ones of another structure or grouping, best first."""
-    if objective.needs_prices:
-        usd_per_hour(cluster.chips, f"the goal '{objective.goal}'")
-    kinds = kinds_of(cluster)
-    found: dict[Counts, list[Candidate]] = {}
-
-    def look(counts: Counts) -> None:
-        if counts in found or len(found) >= MOST_GROUPINGS:
-            return
-        groups = grouping(kinds, counts)
-        splits = _searched(recipe, cluster, groups, objective, space, stack)
-        found[counts] = [Candidate(each, counts, groups) for each in splits]
-
-    for counts in first_counts(kinds, space):
-        look(counts)
-    best = _best(found)
-    while space.groups or not few(kinds):
-        for counts in neighbours(kinds, best[0].counts if best else next(iter(found))):
-            look(counts)
-        now = _best(found)
-        if not now or (best and now[0].counts == best[0].counts):
-            break
-        best = now
-    if not best:
-        raise no_plan(recipe, cluster, space, stack)
-    return best
-
-
-def _best(found: dict[Counts, list[Candidate]]) -> list[Candidate]:
-    """All candidates, the best first; of nearly equal ones that with the fewest blocks leads."""
-    every = sorted((each for listed in found.values() for each in listed), key=_order)
-    if not every:
-        return []
-    limit = every[0].found.score * (1 + SIMPLER)
-    lead = min(
-        (each for each in every if each.found.score <= limit),
-        key=lambda each: (len(each.groups), _order(each)),
+def explained(candidates: Candidates) -> Plan:
+    """The best of the candidates with its reasons and with what lost."""
+    recipe, cluster = candidates.recipe, candidates.cluster
+    plans = best_plans(candidates)
+    if not plans:
+        raise nothing_found(candidates)
+    rejected = explain_rejected(
+        plans[0],
+        plans[1 : 1 + KEPT_ALTERNATIVES],
+        recipe,
+        cluster,
+        candidates.stack,
+        candidates.memo,
     )
-    return [lead, *(each for each in every if each is not lead)]
+    return explain_choice(plans[0]._replace(plan=rejected), recipe, cluster, candidates.stack)
 
 
-def _order(candidate: Candidate) -> tuple[float, int, Counts]:
-    return candidate.found.score, len(candidate.groups), candidate.counts
+def best_plans(candidates: Candidates) -> list[Built]:
+    """The plans of the best candidates, best first, without reasons; empty if none will do.
+
+    What is sent between sites is part of the cost, and known of whole plans only.
+    """
+    objective = candidates.objective
+    pays = objective.needs_prices and len(candidates.cluster.sites) > 1
+    best = candidates.best()[: MOST_PRICED if pays else 1 + KEPT_ALTERNATIVES]
+    plans = [candidates.built(each) for each in best]
+    if not pays:
+        return plans
+    return sorted(
+        (each for each in plans if _score(each.plan, objective) < float("inf")),
+        key=lambda each: _score(each.plan, objective),
+    )
 
 
-def _searched(
-    recipe: Recipe,
-    cluster: Cluster,
-    groups: Sequence[Names],
-    objective: Objective,
-    space: Space,
-    stack: Stack,
-) -> list[Found]:
-    """The best splits over some groups, with the groups by their places."""
-    classes = block_classes(cluster, groups)
-    evaluator = Evaluator(recipe, classes.blocks, classes.link, space=space, stack=stack)
-    index = {names: place for place, names in enumerate(groups)}
-    return [
-        found._replace(split=_on_groups(found.split, classes, index))
-        for found in SplitSearch(evaluator, classes, objective).run()[: 1 + KEPT_ALTERNATIVES]
-    ]
+def _score(plan: Plan, objective: Objective) -> float:
+    if plan.usd_per_hour is None:
+        return float("inf")
+    return objective.score(plan.step_s, plan.usd_per_hour)
 
 
-def _on_groups(split: Split, classes: BlockClasses, index: Mapping[Names, int]) -> Split:
-    """The split with every block of a class in place of the class, in order."""
-    left = [iter(members) for members in classes.members]
-    ordered = sorted(split, key=lambda replica: (-replica.num_samples, replica.stages))
-    return tuple(
-        replica._replace(
-            stages=tuple(
-                stage._replace(block=index[next(left[stage.block])]) for stage in replica.stages
-            )
+def nothing_found(candidates: Candidates) -> MotleyError:
+    """Why no candidate will do: the model fits nowhere, or no plan ends in time."""
+    recipe, cluster, objective = candidates.recipe, candidates.cluster, candidates.objective
+    fastest = best_plans(candidates.with_objective(FASTEST))
+    if not fastest:
+        return no_plan(recipe, cluster, candidates.space, candidates.stack)
+    plan = fastest[0].plan
+    if plan.usd_per_hour is None:
+        sent = usd_per_step(plan, recipe, cluster)[1]
+        return ClusterError(
+            f"the goal '{objective.goal}' needs the price of what is sent between sites, and that "
+            f"of {', '.join(sent)} is unknown.",
+            remedy="Give usd_per_gb, or unmetered = true, in that link's table of cluster.toml.",
         )
-        for replica in ordered
+    return NoPlanError(
+        f"no plan ends in time: a step may take {duration(objective.longest_step_s)}, and the "
+        f"fastest plan found takes {duration(plan.step_s)} and costs {plan.usd_per_hour:.4g} USD "
+        f"per hour, {plan.usd_per_billion_tokens:.4g} USD per billion tokens.",
+        remedy="Give it more time, add chips, or plan for the goal 'time'.",
     )

@@ -13,7 +13,7 @@ from typing import Literal
 
 from motley.cluster import Cluster
 from motley.errors import PlanMismatchError
-from motley.plan.blocks import Names, block_of, group_links, single_chips
+from motley.plan.blocks import GroupLinks, Names, block_of, single_chips
 from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.evaluate import Evaluator, ReplicaTimes
 from motley.plan.pipeline import ActionTime
@@ -21,9 +21,11 @@ from motley.plan.plan import Plan, Replica
 from motley.plan.space import TRAINABLE, Space
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.sync import gradient_buckets
+from motley.plan.tables import Memo
 from motley.recipe import Recipe
 
-SpanKind = Literal["forward", "backward", "wait", "sync", "optimizer"]
+SpanKind = Literal["forward", "backward", "weight", "wait", "sync", "optimizer"]
+"""A "weight" pass of a zero-bubble schedule makes what gradients its backward left."""
 
 
 @dataclass(frozen=True)
@@ -121,21 +123,22 @@ def cluster_evaluator(
     *,
     space: Space = TRAINABLE,
     stack: Stack = MOTLEY,
+    memo: Memo | None = None,
 ) -> Evaluator:
     """An evaluator whose blocks are these groups of chips; unset, every chip, in order."""
     known = tuple(groups) if groups is not None else single_chips(cluster)
     return Evaluator(
         recipe,
         [block_of(cluster, names) for names in known],
-        group_links(cluster, known),
+        GroupLinks(cluster, known),
         space=space,
         stack=stack,
+        memo=memo,
     )
 
 
 def _action_span(time: ActionTime, first_rank: int) -> Span:
-    kind: SpanKind = "forward" if time.kind == "forward" else "backward"
-    return Span(first_rank + time.stage, kind, time.micro_batch, time.start_s, time.end_s)
+    return Span(first_rank + time.stage, time.kind, time.micro_batch, time.start_s, time.end_s)
 
 
 def _summarise(

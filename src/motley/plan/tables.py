@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from motley.chips.chip import Link
 from motley.errors import RecipeError
+from motley.model.config import ModelConfig
+from motley.plan.blocks import inside
 from motley.plan.choices import Block, ReplicaChoice, StageChoice
+from motley.plan.collectives import send_seconds
 from motley.plan.cost import (
     LayerTime,
     backward_flops,
@@ -21,15 +26,19 @@ from motley.plan.cost import (
 from motley.plan.held import groups_of, held_parameters
 from motley.plan.layout import Layout
 from motley.plan.memory import StageMemory, device_memory, stage_memory
+from motley.plan.pipeline import PipelineCost
 from motley.plan.schedule import in_flight_of
 from motley.plan.space import TRAINABLE, Space, layouts
 from motley.plan.stack import MOTLEY, Stack
-from motley.plan.sync import group_exchange_seconds
+from motley.plan.sync import all_reduce_seconds, group_exchange_seconds
 from motley.recipe import Recipe
 from motley.units import Precision
 
 Held = tuple[int, ...]
 """How many layers of each kind a stage holds."""
+
+FEW_AND_MANY = (1, 16)
+"""Micro-batches in flight for which layouts are compared."""
 
 
 class RunningSums(NamedTuple):
@@ -41,6 +50,38 @@ class RunningSums(NamedTuple):
     """The part of the backward pass that makes the gradients of the parameters."""
 
 
+class Links(Protocol):
+    """How blocks are linked, by their places."""
+
+    def link(self, first: int, second: int) -> Link:
+        """Between two blocks when all their chips send at once."""
+
+    def slowest(self, blocks: Sequence[int]) -> Link:
+        """As bad as the worst path between any two of the blocks."""
+
+
+@dataclass(frozen=True)
+class Memo:
+    """What was worked out for one model, sequence length, space and stack, by kinds of blocks.
+
+    Evaluators of unlike blocks and batches may share it.
+    """
+
+    ids: dict[Hashable, int] = field(default_factory=dict)
+    """Numbers of the kinds of blocks."""
+    sums: dict[tuple[int, int, Layout], RunningSums] = field(default_factory=dict)
+    memory: dict[tuple[Precision, Held, int, int, Layout], StageMemory] = field(
+        default_factory=dict
+    )
+    layouts: dict[tuple[int, Held, int, int, int], Layout | None] = field(default_factory=dict)
+    useful: dict[tuple[int, int, int], tuple[Layout, ...]] = field(default_factory=dict)
+    parameters: dict[Held, int] = field(default_factory=dict)
+    updates: dict[tuple[int, Held, Layout], float] = field(default_factory=dict)
+    exchanges: dict[tuple[int, Held, Layout], float] = field(default_factory=dict)
+    runs: dict[tuple[PipelineCost, int, bool], tuple[float, ...]] = field(default_factory=dict)
+    """Beginnings of last backwards, by costs, number of micro-batches, and whether exact."""
+
+
 class StageTables:
     """What stages of one recipe need on some blocks of chips."""
 
@@ -48,10 +89,11 @@ class StageTables:
         self,
         recipe: Recipe,
         blocks: Sequence[Block],
-        link: Callable[[int, int], Link],
+        links: Links,
         *,
         space: Space = TRAINABLE,
         stack: Stack = MOTLEY,
+        memo: Memo | None = None,
     ) -> None:
         if recipe.model.vocab_size is None:
             raise RecipeError(
@@ -63,18 +105,15 @@ class StageTables:
         self.global_batch = recipe.batch.global_batch
         self.num_layers = recipe.model.num_layers
         self.blocks = tuple(blocks)
-        self.link = link
+        self.links = links
         self.space = space
         self.stack = stack
         self.groups = groups_of(self.config)
-        self._kinds = _layer_kinds(recipe)
+        self.memo = memo or Memo()
+        ids = self.memo.ids
+        self._ids = [ids.setdefault(inside(block), len(ids)) for block in self.blocks]
+        self._kinds = _layer_kinds(self.config, self.sequence_length)
         self._held_before = _running_counts(self._kinds)
-        self._sums: dict[tuple[int, int, Layout], RunningSums] = {}
-        self._memory: dict[tuple[Precision, Held, int, int, Layout], StageMemory] = {}
-        self._layouts: dict[tuple[int, Held, int, int, int], Layout | None] = {}
-        self._useful: dict[tuple[int, int, int, int], tuple[Layout, ...]] = {}
-        self._parameters: dict[Held, int] = {}
-        self._updates: dict[tuple[int, Held, Layout], float] = {}
 
     def sample_flops(self) -> list[float]:
         """FLOPs of forward and backward of one sample, by layer."""
@@ -93,10 +132,10 @@ class StageTables:
     def parameters(self, stage: StageChoice) -> int:
         """Parameters that the stage holds."""
         key = self.held(stage.first_layer, stage.last_layer)
-        found = self._parameters.get(key)
+        found = self.memo.parameters.get(key)
         if found is None:
             found = held_parameters(self.config, stage.first_layer, stage.last_layer)
-            self._parameters[key] = found
+            self.memo.parameters[key] = found
         return found
 
     def memory(
@@ -106,9 +145,9 @@ class StageTables:
         block, first, last = stage
         precision = self.blocks[block].chip.precision
         key = (precision, self.held(first, last), num_in_flight, micro_batch_size, layout)
-        need = self._memory.get(key)
+        need = self.memo.memory.get(key)
         if need is None:
-            need = self._memory[key] = stage_memory(
+            need = self.memo.memory[key] = stage_memory(
                 self.config,
                 self.sequence_length,
                 precision,
@@ -134,20 +173,21 @@ class StageTables:
         """
         block, first, last = stage
         count = self.count_weight(block, num_micro_batches)
-        key = (block, self.held(first, last), num_in_flight, micro_batch_size, count)
-        if key not in self._layouts:
+        key = (self._ids[block], self.held(first, last), num_in_flight, micro_batch_size, count)
+        layouts = self.memo.layouts
+        if key not in layouts:
             kept = ((stage, num_in_flight),)
-            self._layouts[key] = self.shared_layout(kept, micro_batch_size, count)
-        return self._layouts[key]
+            layouts[key] = self.shared_layout(kept, micro_batch_size, count)
+        return layouts[key]
 
     def shared_layout(
         self, kept: Sequence[tuple[StageChoice, int]], size: int, num_micro_batches: int
     ) -> Layout | None:
         """The fastest layout with which one block holds all these stages with their micro-batches
         in flight."""
-        block, most = kept[0][0].block, max(count for _, count in kept)
+        block = kept[0][0].block
         available = self.blocks[block].chip.memory_bytes
-        for layout in self.useful_layouts(block, most, size, num_micro_batches):
+        for layout in self.useful_layouts(block, size, num_micro_batches):
             parts = [self.memory(stage, count, size, layout) for stage, count in kept]
             need = parts[0] if len(parts) == 1 else device_memory(parts)
             if need.total_bytes <= available:
@@ -155,25 +195,25 @@ class StageTables:
         return None
 
     def count_weight(self, block: int, num_micro_batches: int) -> int:
-        """The number of micro-batches as layouts tell it apart: rounded up to a power of two."""
+        """The number of micro-batches as layouts tell it apart: rounded up to a power of four."""
         if self.blocks[block].num_chips == 1:
             return 1
-        return 1 << max(0, num_micro_batches - 1).bit_length()
+        return 1 << (max(0, num_micro_batches - 1).bit_length() + 1) // 2 * 2
 
-    def useful_layouts(
-        self, block: int, num_in_flight: int, size: int, num_micro_batches: int
-    ) -> tuple[Layout, ...]:
-        """A block's layouts, the fastest for the whole model first and each of the others with less
-        memory than all before it."""
-        key = (block, num_in_flight, size, self.count_weight(block, num_micro_batches))
-        found = self._useful.get(key)
+    def useful_layouts(self, block: int, size: int, num_micro_batches: int) -> tuple[Layout, ...]:
+        """A block's layouts, the fastest for the whole model first.
+
+        Those that need no less memory than a faster one, for few and for many micro-batches in
+        flight, are left out.
+        """
+        count = self.count_weight(block, num_micro_batches)
+        key = (self._ids[block], size, count)
+        found = self.memo.useful.get(key)
         if found is None:
-            found = self._useful[key] = tuple(self._work_out_useful(*key))
+            found = self.memo.useful[key] = tuple(self._work_out_useful(block, size, count))
         return found
 
-    def _work_out_useful(
-        self, block: int, num_in_flight: int, size: int, count: int
-    ) -> Iterator[Layout]:
+    def _work_out_useful(self, block: int, size: int, count: int) -> Iterator[Layout]:
         whole = StageChoice(block, 0, self.num_layers)
 
         def seconds(layout: Layout) -> float:
@@ -182,13 +222,14 @@ class StageTables:
             return forward + backward + once / count
 
         known = layouts(self.blocks[block], self.config, self.space)
-        if self.blocks[block].num_chips > 1:
-            known = tuple(sorted(known, key=seconds))
-        least: int | None = None
-        for layout in known:
-            need = self.memory(whole, num_in_flight, size, layout).total_bytes
-            if least is None or need < least:
-                least = need
+        if self.blocks[block].num_chips == 1:
+            yield from known
+            return
+        least = [float("inf")] * len(FEW_AND_MANY)
+        for layout in sorted(known, key=seconds):
+            needs = [self.memory(whole, kept, size, layout).total_bytes for kept in FEW_AND_MANY]
+            if any(need < known for need, known in zip(needs, least, strict=True)):
+                least = list(map(min, needs, least))
                 yield layout
 
     def layouts(self, replica: ReplicaChoice) -> tuple[Layout, ...] | None:
@@ -215,6 +256,17 @@ class StageTables:
             known, key=lambda each: self.memory(stage, num_in_flight, size, each).total_bytes
         )
 
+    def group_needs(self, replica: ReplicaChoice, layouts: Sequence[Layout]) -> list[int]:
+        """Predicted peak bytes of every stage's chips, all stages of a group together."""
+        parts: dict[int, list[StageMemory]] = {}
+        size = replica.micro_batch_size
+        for group, stage, kept, layout in zip(
+            replica.held_by, replica.stages, kept_by(replica), layouts, strict=True
+        ):
+            parts.setdefault(group, []).append(self.memory(stage, kept, size, layout))
+        needs = {group: device_memory(each).total_bytes for group, each in parts.items()}
+        return [needs[group] for group in replica.held_by]
+
     def _layouts_by_group(
         self, replica: ReplicaChoice, size: int, count: int
     ) -> tuple[Layout, ...] | None:
@@ -231,11 +283,13 @@ class StageTables:
 
     def running_sums(self, block: int, num_samples: int, layout: Layout) -> RunningSums:
         """Running sums of the layers' times on a block."""
-        key = (block, num_samples, layout)
-        found = self._sums.get(key)
+        if layout.sharding == "optimizer":
+            layout = layout._replace(sharding="none")  # the passes are the same
+        key = (self._ids[block], num_samples, layout)
+        found = self.memo.sums.get(key)
         if found is None:
             times = self._layer_times(block, num_samples, layout)
-            found = self._sums[key] = RunningSums(
+            found = self.memo.sums[key] = RunningSums(
                 tuple(accumulate((time.forward_s for time in times), initial=0.0)),
                 tuple(accumulate((time.backward_s for time in times), initial=0.0)),
                 tuple(accumulate((time.weight_s for time in times), initial=0.0)),
@@ -274,24 +328,38 @@ class StageTables:
 
     def optimizer_seconds(self, stage: StageChoice, layout: Layout) -> float:
         """Time of the update of what the stage holds."""
-        key = (stage.block, self.held(stage.first_layer, stage.last_layer), layout)
-        seconds = self._updates.get(key)
+        key = (self._ids[stage.block], self.held(stage.first_layer, stage.last_layer), layout)
+        seconds = self.memo.updates.get(key)
         if seconds is None:
             chip = self.blocks[stage.block].chip
             seconds = optimizer_seconds(chip, self.parameters(stage), layout, self.stack)
-            self._updates[key] = seconds
+            self.memo.updates[key] = seconds
         return seconds
 
     def exchange_seconds(self, stage: StageChoice, layout: Layout) -> float:
         """Time in which the members of the stage's group add up their gradients."""
         if layout.data == 1:
             return 0.0
-        spread = self.blocks[stage.block].spread
-        return group_exchange_seconds(self.parameters(stage), layout, spread, self.stack)
+        key = (self._ids[stage.block], self.held(stage.first_layer, stage.last_layer), layout)
+        seconds = self.memo.exchanges.get(key)
+        if seconds is None:
+            spread = self.blocks[stage.block].spread
+            held = self.parameters(stage)
+            seconds = group_exchange_seconds(held, layout, spread, self.stack)
+            self.memo.exchanges[key] = seconds
+        return seconds
+
+    def all_reduce_seconds(self, num_parameters: float, blocks: Sequence[int]) -> float:
+        """Time in which blocks that hold the same parameters add up their gradients; a block that
+        is named more than once stands for as many alike."""
+        if len(blocks) < 2:
+            return 0.0
+        slowest = self.links.slowest(blocks)
+        return all_reduce_seconds(num_parameters, (0,) * len(blocks), lambda *_: slowest)
 
     def edge_seconds(self, first: int, second: int, num_samples: int) -> tuple[float, float]:
         """How long one message occupies the edge between two blocks, and its latency."""
-        link = self.link(first, second)
+        link = self.links.link(first, second)
         num_bytes = boundary_bytes(
             self.config,
             self.sequence_length,
@@ -299,7 +367,7 @@ class StageTables:
             self.blocks[first].chip.precision,
             self.blocks[second].chip.precision,
         )
-        return num_bytes / link.bandwidth_bytes_per_s, link.latency_s
+        return send_seconds(num_bytes, link), link.latency_s
 
 
 def kept_by(replica: ReplicaChoice) -> tuple[int, ...]:
@@ -307,12 +375,13 @@ def kept_by(replica: ReplicaChoice) -> tuple[int, ...]:
     return in_flight_of(replica.held_by, replica.num_micro_batches, replica.schedule)
 
 
-def _layer_kinds(recipe: Recipe) -> tuple[int, ...]:
+@lru_cache(maxsize=64)
+def _layer_kinds(config: ModelConfig, sequence_length: int) -> tuple[int, ...]:
     """A number for each layer, the same for layers that cost the same."""
     known: dict[object, int] = {}
     kinds = []
-    for layer in range(recipe.model.num_layers):
-        counts = counts_of(recipe.model, layer, recipe.batch.sequence_length, "bf16")
+    for layer in range(config.num_layers):
+        counts = counts_of(config, layer, sequence_length, "bf16")
         kinds.append(known.setdefault(counts, len(known)))
     return tuple(kinds)
 

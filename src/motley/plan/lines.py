@@ -1,0 +1,75 @@
+"""Quick estimates of pipelines' times for any share of the batch.
+
+The estimate is a line in the number of micro-batches: the slowest stage, or two neighbours that
+wait for each other's messages, repeats; what fills and drains the pipeline, and the gradients'
+exchange after the last backward, comes once. It is hardly ever above the real time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+ORIGIN = 5
+"""Numbers that say where a pipeline is found."""
+
+
+class Lines(NamedTuple):
+    """Many pipelines; each field has one entry, or row, for each."""
+
+    used: Integers
+    """Units of each class."""
+    size: Floats
+    """Samples of a micro-batch."""
+    most: Integers
+    """Samples from which on a stage would keep more micro-batches than it was built for."""
+    start_s: Floats
+    """The first stage's optimizer."""
+    trip_s: Floats
+    """One micro-batch through all stages and back."""
+    period_s: Floats
+    """What each further micro-batch adds."""
+    alone_s: Floats
+    """Exchange of gradients after the last pass, of the only replica."""
+    shared_s: Floats
+    """The same with other replicas."""
+    origin: Integers
+    """Where the stages are found."""
+
+    @classmethod
+    def none(cls, num_classes: int) -> Lines:
+        """No line over units of so many classes."""
+        counts, figures = np.zeros((0, num_classes), np.int64), np.zeros(0)
+        origin = np.zeros((0, ORIGIN), np.int64)
+        return cls(counts, figures, counts[:, 0], *(figures,) * 5, origin)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Lines]) -> Lines:
+        """All lines of several, of which one at least has an entry."""
+        return cls._make(np.concatenate(each) for each in zip(*parts, strict=True))
+
+    def take(self, places: Integers) -> Lines:
+        """Some of the lines."""
+        return Lines._make(each[places] for each in self)
+
+    def samples(self, seconds: Floats, *, alone: bool) -> Floats:
+        """Most samples that each line computes in some times: an array (lines, times)."""
+        tail = self.alone_s if alone else self.shared_s
+        left = seconds[None, :] - (self.start_s + tail)[:, None]
+        trip = self.trip_s[:, None]
+        first = np.clip(left / trip, 0.0, 1.0)
+        further = np.maximum(left - trip, 0.0) / self.period_s[:, None]
+        return np.minimum((first + further) * self.size[:, None], self.most[:, None])
+
+    def seconds(self, num_samples: float, *, alone: bool) -> Floats:
+        """Time of some samples on each line."""
+        count = num_samples / self.size
+        passes = self.trip_s * np.minimum(count, 1.0) + self.period_s * np.maximum(count - 1.0, 0.0)
+        return self.start_s + passes + (self.alone_s if alone else self.shared_s)

@@ -1,0 +1,69 @@
+"""The best boundaries between the stages of one pipeline whose order of blocks is given."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.plan.choices import ReplicaChoice, StageChoice
+from motley.plan.evaluate import Evaluator
+from motley.plan.pipelines import TYPICAL_EXCHANGE
+from motley.plan.stage_arrays import NEVER, StageArrays, StageTimes
+
+Floats = NDArray[np.float64]
+
+
+class Rebalancer:
+    """Finds boundaries among all layers, by the recurrence of `pipelines`."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self._arrays: dict[int, StageArrays] = {}
+
+    def rebalanced(self, replica: ReplicaChoice, *, alone: bool) -> ReplicaChoice | None:
+        """The replica with the boundaries that suit its share; None if no boundaries fit."""
+        evaluator, stages = self.evaluator, replica.stages
+        size, count = replica.micro_batch_size, replica.num_micro_batches
+        arrays = self._arrays_for(min(len(stages), count))
+        ends: list[NDArray[np.intp]] = []
+        time = shared = work = np.zeros(0)
+        for position in range(len(stages) - 1, -1, -1):
+            block, kept = stages[position].block, min(len(stages) - position, count)
+            times = StageTimes(*(each[kept - 1] for each in arrays.of(block, size, count)))
+            among = 0.0 if alone else TYPICAL_EXCHANGE
+            exchange = times.exchange + among * times.shared - times.backward
+            own = times.forward + times.backward
+            if position == len(stages) - 1:
+                time, work = count * own[:, -1], own[:, -1]
+                shared = time + exchange[:, -1]
+                continue
+            send, latency = evaluator.edge_seconds(block, stages[position + 1].block, size)
+            behind = own + 2 * (send + latency)
+            longest = np.maximum(np.maximum(own, (behind + work) / 2), send)
+            times_ij = np.maximum(count * longest, behind + time)
+            shared_ij = np.maximum(times_ij + exchange, times.forward + send + latency + shared)
+            cut = np.maximum(times_ij, shared_ij).argmin(axis=1)
+            rows = np.arange(len(cut))
+            time, shared, work = (each[rows, cut] for each in (times_ij, shared_ij, own))
+            ends.append(cut)
+        if time[0] >= NEVER:
+            return None
+        return replica._replace(stages=tuple(self._cut(stages, ends[::-1])))
+
+    def _cut(
+        self, stages: tuple[StageChoice, ...], ends: list[NDArray[np.intp]]
+    ) -> list[StageChoice]:
+        found, begin = [], 0
+        for stage, cut in zip(stages, ends, strict=False):
+            found.append(StageChoice(stage.block, begin, int(cut[begin])))
+            begin = found[-1].last_layer
+        return [*found, StageChoice(stages[-1].block, begin, self.evaluator.num_layers)]
+
+    def _arrays_for(self, most_kept: int) -> StageArrays:
+        """Tables of stages that keep so many micro-batches or more."""
+        for known, arrays in self._arrays.items():
+            if known >= most_kept:
+                return arrays
+        cuts = tuple(range(self.evaluator.num_layers + 1))
+        self._arrays = {most_kept: StageArrays(self.evaluator, cuts, most_kept)}
+        return self._arrays[most_kept]
