@@ -6,6 +6,7 @@ difference, the best plan that can be trained is named beside it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,18 @@ from motley.cluster import Cluster, load_cluster
 from motley.errors import InputError, MotleyError, NoPlanError, RecipeError, StorageError
 from motley.model.trainable import require_trainable
 from motley.plan.explain import to_json
+from motley.plan.frontier import frontier
 from motley.plan.money import money_of
+from motley.plan.more import OneMore, one_more
 from motley.plan.objective import FASTEST, SECONDS_PER_HOUR, Goal, Objective
 from motley.plan.plan import Plan
 from motley.plan.search import search
 from motley.plan.space import ANY, TRAINABLE
 from motley.plan.typical import recipe_of
 from motley.recipe import Recipe
+
+LEAST_GAIN = 5e-4
+"""A share of tokens/s below this reads as nothing."""
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,18 +50,21 @@ def run(
         require_trainable(recipe.model)
     cluster = cluster_for(cluster_file)
     objective = objective_of(goal, hours, recipe)
-    plan = search(recipe, cluster, objective=objective, space=TRAINABLE if trainable else ANY)
+    space = TRAINABLE if trainable else ANY
+    plan = search(recipe, cluster, objective=objective, space=space)
     ready = plan if trainable else _trainable_plan(plan, recipe, cluster, objective)
     _save(plan, out)
+    more = one_more(recipe, cluster, plan, space=space)
     if html:
         from motley.report.plan_page import write_plan_page
 
-        write_plan_page(html, plan, recipe, cluster)
+        points = frontier(recipe, cluster, chosen=plan, space=space)
+        write_plan_page(html, plan, recipe, cluster, frontier=points, one_more=more)
     if as_json:
-        print_json(_as_data(plan, ready, recipe, cluster))
+        print_json(_as_data(plan, ready, more, recipe, cluster))
         return
     show_plan(plan, recipe, cluster)
-    for line in _notes(plan, ready, recipe, cluster):
+    for line in [*_notes(plan, ready, recipe, cluster), *_more_notes(more)]:
         print(line)
     say(f"Written to {out}{f' and {html}' if html else ''}.")
 
@@ -141,8 +150,25 @@ def _notes(plan: Plan, ready: Plan | MotleyError, recipe: Recipe, cluster: Clust
     return lines
 
 
+def _more_notes(more: Sequence[OneMore]) -> list[str]:
+    """What one more chip of each kind would bring."""
+    if not more:
+        return []
+    from motley.units import percent
+
+    gains = [
+        f"{each.kind} {f'+{percent(each.gain)}' if each.gain >= LEAST_GAIN else 'nothing'}"
+        for each in more
+    ]
+    return ["", f"One more chip would bring (tokens/s, predicted): {', '.join(gains)}."]
+
+
 def _as_data(
-    plan: Plan, ready: Plan | MotleyError, recipe: Recipe, cluster: Cluster
+    plan: Plan,
+    ready: Plan | MotleyError,
+    more: Sequence[OneMore],
+    recipe: Recipe,
+    cluster: Cluster,
 ) -> dict[str, Any]:
     import dataclasses
 
@@ -156,6 +182,7 @@ def _as_data(
         "money": dataclasses.asdict(money_of(plan, recipe, cluster)),
         "prices": [dataclasses.asdict(price) for price in cluster.prices],
         "trainable": trainable,
+        "one_more": [dataclasses.asdict(each) for each in more],
     }
 
 

@@ -66,6 +66,15 @@ def explained(candidates: Candidates) -> Plan:
     return explain_choice(plans[0]._replace(plan=rejected), recipe, cluster, candidates.stack)
 
 
+def fastest(recipe: Recipe, cluster: Cluster, space: Space, stack: Stack) -> Plan:
+    """The plan with the shortest step, without reasons and what lost; raises as `search` does."""
+    candidates = Candidates(recipe, cluster, FASTEST, space, stack)
+    plans = best_plans(candidates)
+    if not plans:
+        raise nothing_found(candidates)
+    return plans[0].plan
+
+
 def best_plans(candidates: Candidates) -> list[Built]:
     """The plans of the best candidates, best first, without reasons; empty if none will do.
 

@@ -1,0 +1,56 @@
+"""The frontier of time and money, and what one more chip brings."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from motley.cluster import Cluster
+from motley.plan.frontier import frontier
+from motley.plan.more import one_more
+from motley.plan.search import search
+from motley.plan.space import TRAINABLE
+from plan_cases import ETHERNET, make_cluster, make_recipe
+
+RECIPE = make_recipe(layers=4, global_batch=16)
+
+
+def priced(speeds: list[float], prices: list[float | None]) -> Cluster:
+    cluster = make_cluster(speeds, link=ETHERNET)
+    chips = tuple(
+        dataclasses.replace(chip, usd_per_hour=price)
+        for chip, price in zip(cluster.chips, prices, strict=True)
+    )
+    return dataclasses.replace(cluster, chips=chips)
+
+
+def test_no_point_beats_another_and_the_chosen_plan_is_there() -> None:
+    cluster = priced([4e9, 1e9, 1e9], [4.0, 0.5, 0.5])
+    plan = search(RECIPE, cluster)
+    points = frontier(RECIPE, cluster, chosen=plan, space=TRAINABLE)
+    assert any(point.plan is plan for point in points)
+    assert len(points) >= 2
+    speeds = [point.tokens_per_s for point in points]
+    costs = [point.usd_per_billion_tokens for point in points if point.plan is not plan]
+    assert speeds == sorted(speeds)
+    assert costs == sorted(costs)  # type: ignore[type-var]
+    cheap = points[0]
+    assert cheap.label == "1 x emulated-1e+09"
+    assert cheap.usd_per_hour == pytest.approx(0.5)
+
+
+def test_without_prices_fewer_chips_are_cheaper() -> None:
+    cluster = priced([2e9, 2e9], [None, None])
+    points = frontier(RECIPE, cluster, space=TRAINABLE)
+    assert [point.num_chips for point in points] == [1, 2]
+    assert {point.usd_per_billion_tokens for point in points} == {None}
+
+
+def test_one_more_chip_of_the_faster_kind_brings_more() -> None:
+    cluster = make_cluster([4e9, 1e9], link=ETHERNET)
+    plan = search(RECIPE, cluster)
+    first, second = one_more(RECIPE, cluster, plan, space=TRAINABLE)
+    assert (first.kind, second.kind) == ("emulated-4e+09", "emulated-1e+09")
+    assert first.gain > second.gain >= 0
+    assert first.tokens_per_s == pytest.approx(plan.tokens_per_s * (1 + first.gain))
