@@ -8,6 +8,7 @@ is an error that names the place and the nearest known key. Range checks belong 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tomllib
 import types
 import typing
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from motley.errors import InputError, nearest
+from motley.errors import MotleyError, nearest
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ LARGEST_NUMBER = 1e30
 """Nothing that is counted or measured here comes near; TOML's integers have no end."""
 
 
-def load_toml(path: Path, error: type[InputError]) -> dict[str, Any]:
+def load_toml(path: Path, error: type[MotleyError]) -> dict[str, Any]:
     """The tables of a TOML file; `error` if it is missing, unreadable or not TOML."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -39,11 +40,11 @@ def load_toml(path: Path, error: type[InputError]) -> dict[str, Any]:
         raise error(f"{path}: not valid TOML: {cause}.", remedy="Mend that line.") from None
 
 
-def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[InputError]) -> T:
+def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[MotleyError]) -> T:
     """An instance of the dataclass `cls` from `table`; `where` names the table in messages."""
     if not isinstance(table, Mapping):
         raise error(f"{where}: expected a table, found {_describe(table)}.")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
@@ -65,7 +66,12 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[InputE
         raise error(f"{where}.{cause}") from None
 
 
-def _convert(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _convert(hint: Any, value: Any, where: str, error: type[MotleyError]) -> Any:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in typing.get_args(hint):
@@ -94,7 +100,7 @@ def _convert(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
 
 
 def _convert_choice(
-    choices: tuple[Any, ...], value: Any, where: str, error: type[InputError]
+    choices: tuple[Any, ...], value: Any, where: str, error: type[MotleyError]
 ) -> Any:
     if value in choices:
         return value
@@ -103,7 +109,7 @@ def _convert_choice(
     raise error(f"{where}: {_describe(value)} is not one of {listed}.", remedy=hint)
 
 
-def _convert_plain(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
+def _convert_plain(hint: Any, value: Any, where: str, error: type[MotleyError]) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and not abs(value) < LARGEST_NUMBER:
         raise error(f"{where}: {_describe(value)} is not a usable number.")
