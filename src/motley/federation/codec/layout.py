@@ -28,6 +28,7 @@ SLAB_VALUES = 2**18
 Shapes = Mapping[str, Sequence[int]]
 """Parameter name to shape."""
 Floats = NDArray[np.float32]
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -123,10 +124,14 @@ class Layout:
 
     def map(self, work: Callable[[Slab], Result]) -> list[Result]:
         """`work` on every slab, on all cores; the results in the order of the slabs."""
-        slabs = list(self.slabs())
-        if len(slabs) < 2:
-            return [work(slab) for slab in slabs]
-        return list(_threads().map(work, slabs))
+        return on_all_cores(work, list(self.slabs()))
+
+
+def on_all_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """`work` on each item; the results in the order of the items. Not to be nested."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    return list(_threads().map(work, items))
 
 
 @lru_cache(maxsize=1)
