@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from motley.errors import PayloadError, StoreUnreachableError, VoidObjectError
-from motley.federation.charter import Bulk, Chunk
+from motley.errors import IdentityError, PayloadError, StoreUnreachableError, VoidObjectError
+from motley.federation.charter import Bulk, Charter, Chunk
 from motley.federation.encrypt import OVERHEAD_BYTES, GroupCipher
 from motley.federation.objects import digest_of
 from motley.federation.store import Store
@@ -25,6 +25,7 @@ CHUNK_BYTES = 4 * 2**20
 MOST_UPDATE_CHUNKS = 64
 LARGEST_CHUNK_BYTES = 2**30
 COPIES = 8
+READS = 2
 PARALLEL = 4
 """Transfers at once: enough to fill a link with 50 ms latency, few enough for a small machine."""
 
@@ -110,15 +111,27 @@ def _read_chunk(
 
 
 def _fetch(store: Store, chunk: Chunk) -> bytes:
-    try:
-        data = store.get(blob_key(chunk.digest, chunk.copy), chunk.bytes)
-    except VoidObjectError:
-        data = b""
-    if data is None:
+    """Reads again what came damaged: it may have been hurt on the way."""
+    key = blob_key(chunk.digest, chunk.copy)
+    for _ in range(READS):
+        data = _get_whole(store, key, chunk.digest, chunk.bytes)
+        if data is not None:
+            return data
+    if store.size(key) is None:
         raise PayloadError(f"chunk {chunk.digest[:12]} is not there.", reason="missing")
-    if len(data) != chunk.bytes or digest_of(data) != chunk.digest:
-        raise PayloadError(f"chunk {chunk.digest[:12]} is damaged.", reason="damaged")
-    return data
+    raise PayloadError(f"chunk {chunk.digest[:12]} is damaged.", reason="damaged")
+
+
+def check_group_key(store: Store, charter: Charter, cipher: GroupCipher) -> None:
+    """`IdentityError` if the federation's tokenizer was not encrypted with this key."""
+    stored = _fetch(store, charter.tokenizer.bulk.chunks[0])
+    try:
+        cipher.open(stored)
+    except PayloadError:
+        raise IdentityError(
+            "this is not the group key of this federation.",
+            remedy="Ask another member for the right file.",
+        ) from None
 
 
 def _read_file(path: Path, digest: str) -> bytes | None:

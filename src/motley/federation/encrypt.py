@@ -30,32 +30,30 @@ OVERHEAD_BYTES = NONCE_BYTES + 16
 class GroupCipher:
     """Seals and opens pieces for the members of one federation."""
 
-    def __init__(self, group_key: bytes, federation: str) -> None:
+    def __init__(self, group_key: bytes) -> None:
         assert len(group_key) == KEY_BYTES
-        self._federation = federation.encode()
-        self._cipher = ChaCha20Poly1305(self._derive(group_key, b"motley cipher key"))
-        self._nonce_key = self._derive(group_key, b"motley nonce key")
-
-    def _derive(self, group_key: bytes, purpose: bytes) -> bytes:
-        return HKDF(hashes.SHA256(), KEY_BYTES, self._federation, purpose).derive(group_key)
+        self._cipher = ChaCha20Poly1305(_derived(group_key, b"motley-federation-1 cipher"))
+        self._nonce_key = _derived(group_key, b"motley-federation-1 nonce")
 
     def seal(self, piece: bytes) -> bytes:
         """Nonce, ciphertext and tag: `OVERHEAD_BYTES` more than `piece`."""
         nonce = hmac.digest(self._nonce_key, piece, "sha256")[:NONCE_BYTES]
-        return nonce + self._cipher.encrypt(nonce, piece, self._federation)
+        return nonce + self._cipher.encrypt(nonce, piece, None)
 
     def open(self, sealed: bytes) -> bytes:
         """What `seal` was given; `PayloadError` if it was sealed with another key or changed."""
         try:
-            return self._cipher.decrypt(
-                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._federation
-            )
+            return self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], None)
         except (InvalidTag, ValueError):
             raise PayloadError(
                 "a payload cannot be decrypted.",
                 reason="damaged",
                 remedy="Check that this is the federation's group key.",
             ) from None
+
+
+def _derived(group_key: bytes, purpose: bytes) -> bytes:
+    return HKDF(hashes.SHA256(), KEY_BYTES, None, purpose).derive(group_key)
 
 
 def save_group_key(path: Path) -> bytes:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from motley.errors import VoidObjectError
-from motley.federation.charter import Bulk, check_digest, check_public_key, plain
-from motley.federation.identity import check_name
+from motley.federation.charter import Bulk, check_digest, plain
+from motley.federation.identity import check_name, check_public_key
 from motley.federation.objects import Signed
 from motley.schema import build, require_positive
 

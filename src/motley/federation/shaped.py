@@ -10,10 +10,14 @@ import threading
 import time
 
 from motley.chips.chip import Link
-from motley.federation.store import Store, Traffic
+from motley.federation.store import Entry, Store, Traffic
 
 CALL_BYTES = 500
 """What the headers of one HTTP request and answer take, about."""
+
+
+ENTRY_BYTES = 200
+"""What a listing says of one object beside its key, about (S3's XML)."""
 
 
 class _Direction:
@@ -63,8 +67,8 @@ class ShapedStore:
         self._down.carry(CALL_BYTES)
         return num_bytes
 
-    def list(self, prefix: str, after: str = "") -> list[str]:
+    def list(self, prefix: str, after: str = "") -> list[Entry]:
         self._up.carry(CALL_BYTES)
-        keys = self._store.list(prefix, after)
-        self._down.carry(CALL_BYTES + sum(len(key) + 200 for key in keys))
-        return keys
+        entries = self._store.list(prefix, after)
+        self._down.carry(CALL_BYTES + sum(len(each.key) + ENTRY_BYTES for each in entries))
+        return entries

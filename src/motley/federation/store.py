@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import obstore
 from obstore import exceptions
@@ -61,6 +61,14 @@ class Traffic:
             self.received_bytes += received_bytes
 
 
+class Entry(NamedTuple):
+    """An object in a listing."""
+
+    key: str
+    modified_s: float
+    """When it was written, by the store's own clock, in seconds of the Unix epoch."""
+
+
 class Store(Protocol):
     """All that a federation asks of a store. Safe to use from several threads."""
 
@@ -75,8 +83,8 @@ class Store(Protocol):
     def size(self, key: str) -> int | None:
         """The object's bytes, None if there is none."""
 
-    def list(self, prefix: str, after: str = "") -> list[str]:
-        """The keys in the folder `prefix`, sorted; with `after`, only those behind that key."""
+    def list(self, prefix: str, after: str = "") -> list[Entry]:
+        """What is in the folder `prefix`, by key; with `after`, only what is behind that key."""
 
 
 class ObjectStore:
@@ -139,10 +147,11 @@ class ObjectStore:
         self.traffic.count()
         return self._attempt(look, f"look for {key}")
 
-    def list(self, prefix: str, after: str = "") -> list[str]:
-        def look() -> list[str]:
+    def list(self, prefix: str, after: str = "") -> list[Entry]:
+        def look() -> list[Entry]:
             pages = obstore.list(self._reader, prefix, offset=after or None, chunk_size=1000)
-            return sorted(meta["path"] for page in pages for meta in page)
+            metas = (meta for page in pages for meta in page)
+            return sorted(Entry(each["path"], each["last_modified"].timestamp()) for each in metas)
 
         self.traffic.count()
         return self._attempt(look, f"list {prefix}")
