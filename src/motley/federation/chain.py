@@ -109,6 +109,8 @@ class Chain:
         """Digest of the last seal, or of the charter."""
         self.memory = Remembering()
         self._decided: set[tuple[int, str]] = set()
+        self._links: list[tuple[str, tuple[str, ...]]] = []
+        """What `append` was given beside each round."""
 
     @property
     def next_round(self) -> int:
@@ -187,13 +189,22 @@ class Chain:
         )
         return signed.party if is_for_this else None
 
-    def append(self, sealed: SealedRound, data: bytes, offenders: Sequence[str] = ()) -> None:
-        """Takes in the next round and its seal's bytes; `offenders` signed invalid seals for it."""
+    def append(self, sealed: SealedRound, seal_digest: str, offenders: Sequence[str] = ()) -> None:
+        """Takes in the next round; `offenders` signed invalid seals for it."""
         assert sealed.round == self.next_round
         self.sealed.append(sealed)
-        self.head = digest_of(data)
+        self.head = seal_digest
         self.membership = sealed.membership.struck([*sealed.strikes(), *offenders])
         self._decided |= {_place(update) for update in sealed.updates()}
+        self._links.append((seal_digest, tuple(offenders)))
+
+    def until(self, rounds: int) -> Chain:
+        """The chain as it was after so many rounds."""
+        chain = Chain(self.charter, self.federation)
+        chain.memory = self.memory
+        for sealed, link in zip(self.sealed[:rounds], self._links[:rounds], strict=True):
+            chain.append(sealed, *link)
+        return chain
 
 
 def compose(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from motley.errors import CharterError, StoreError
 from motley.federation.bulk import write_bulk
 from motley.federation.charter import (
@@ -24,6 +26,9 @@ from motley.federation.log import CHARTER
 from motley.federation.objects import LARGEST_BYTES
 from motley.federation.state import GlobalState
 from motley.federation.store import Store, check_put_if_absent
+from motley.model.config import ModelConfig
+from motley.model.init import initial_value
+from motley.model.layers import build_layer, parameter_name
 
 CONTAINER_BYTES = 2**16
 """What the container of a payload may add to its arrays."""
@@ -81,3 +86,14 @@ def _taken() -> StoreError:
         "there is a federation in this store already.",
         remedy="Name another folder or prefix, or join that one.",
     )
+
+
+def initial_parameters(config: ModelConfig, seed: int) -> dict[str, Tensor]:
+    """All parameters of a model by their global names, freshly initialised: fp32 on the CPU."""
+    parameters: dict[str, Tensor] = {}
+    for layer in range(config.num_layers):
+        for local_name, parameter in build_layer(config, layer, device="meta").named_parameters():
+            name = parameter_name(config, layer, local_name)
+            if name not in parameters:
+                parameters[name] = initial_value(config, name, parameter.shape, seed)
+    return parameters

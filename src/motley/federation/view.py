@@ -35,7 +35,7 @@ from motley.federation.messages import (
     Update,
     read_body,
 )
-from motley.federation.objects import LARGEST_BYTES, Signed
+from motley.federation.objects import LARGEST_BYTES, Signed, digest_of
 from motley.federation.store import Store
 
 
@@ -117,7 +117,8 @@ class View:
     def _take(self, stem: str, sealed: SealedRound, slot: int) -> None:
         data = [self.log.bytes_of(f"{stem}.{number}.json") or b"" for number in range(slot + 1)]
         offenders = [self.chain.offender(void) for void in data[:-1]]
-        self.chain.append(sealed, data[-1], [name for name in offenders if name is not None])
+        named = [name for name in offenders if name is not None]
+        self.chain.append(sealed, digest_of(data[-1]), named)
         self.log.forget(stem)
         settled = self.chain.candidate_rounds()[-1] - 1
         self.log.forget(round_folder(settled))
@@ -254,32 +255,34 @@ class View:
 
         return read
 
-    def snapshots(self, first_round: int = 0) -> list[Snapshot]:
-        """The stored states whose digest the chain confirms, the newest first."""
-        slots = self.log.slots(SNAPSHOTS, after=snapshot_stem(first_round))
+    def all_snapshots(self) -> list[tuple[str, Snapshot]]:
+        """Each stored state with its stem, as announced, the newest first."""
+        slots = self.log.slots(SNAPSHOTS)
         found = []
         for stem in sorted(slots, reverse=True):
             for slot in sorted(slots[stem]):
                 snapshot = self.log.read(f"{stem}.{slot}.json", "snapshot", self._read_snapshot)
-                if snapshot is None or snapshot_stem(snapshot.round) != stem:
-                    continue
-                if self.chain.base_of(snapshot.round) == snapshot.digest:
-                    found.append(snapshot)
+                if snapshot is not None and snapshot_stem(snapshot.round) == stem:
+                    found.append((stem, snapshot))
         return found
+
+    def snapshots(self) -> list[Snapshot]:
+        """The stored states whose digest the chain confirms, the newest first."""
+        return [
+            snapshot
+            for _, snapshot in self.all_snapshots()
+            if self.chain.base_of(snapshot.round) == snapshot.digest
+        ]
 
     def newest_snapshot_round(self) -> int:
         """Of the stored states, confirmed or of the open round; 0 is the charter's base."""
-        slots = self.log.slots(SNAPSHOTS)
-        rounds = [0]
-        for stem, taken in slots.items():
-            for slot in taken:
-                snapshot = self.log.read(f"{stem}.{slot}.json", "snapshot", self._read_snapshot)
-                if snapshot is not None and self.chain.base_of(snapshot.round) in (
-                    None,
-                    snapshot.digest,
-                ):
-                    rounds.append(snapshot.round)
-        return max(round_ for round_ in rounds if round_ <= self.chain.next_round)
+        rounds = [
+            snapshot.round
+            for _, snapshot in self.all_snapshots()
+            if self.chain.base_of(snapshot.round) == snapshot.digest
+            or snapshot.round == self.chain.next_round
+        ]
+        return max(rounds, default=0)
 
     def write_snapshot(self, snapshot: Snapshot, signed: Signed) -> None:
         """Names a stored state, unless one of the same digest is named already."""
