@@ -59,8 +59,8 @@ def judge(
 ) -> Review:
     """A reason for each candidate of a round, given in the order in which the reviewer saw them.
 
-    `earlier` are payloads of rounds before for the same parameters. `gate` measures how much each of
-    some updates alone raises the held-out loss; it is asked only for what all else accepts.
+    `earlier` are payloads of rounds before for the same parameters. `gate` measures how much each
+    update alone raises the held-out loss; it is asked only for what all else accepts.
     """
     review = _read(payloads, codec, shapes)
     _refuse(review, _by_norm(review.norms, review.reasons, defences.max_norm_ratio))

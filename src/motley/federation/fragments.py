@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 
-def partition(shapes: Mapping[str, Sequence[int]], num_fragments: int) -> tuple[tuple[str, ...], ...]:
+def partition(
+    shapes: Mapping[str, Sequence[int]], num_fragments: int
+) -> tuple[tuple[str, ...], ...]:
     """The names of each fragment, of sizes as even as whole tensors allow.
 
     The largest tensor goes to the fragment with the fewest values (of equals the first), then the

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from motley.federation.codec.codec import Codec, flat_arrays
 from motley.federation.codec.layout import Floats, Slab
-from motley.federation.codec.payload import Arrays, Payload, arrays_of
+from motley.federation.codec.payload import Payload, arrays_of
 from motley.federation.outer import has_momentum, move
 from motley.federation.terms import AggregateConfig, OuterConfig
 
@@ -50,7 +50,7 @@ def merge(
     speeds = flat_arrays({name: momentum[name] for name in names if has_momentum(outer)})
 
     def work(slab: Slab) -> None:
-        parts = (codec.decode_slab(arrays, slab.rows) for arrays in sources)
+        parts = (codec.decode_slab(arrays, slab) for arrays in sources)
         if aggregate.aggregate == "trimmed_mean":
             average = _trimmed_mean(parts, factors, aggregate.assumed_attackers)
         else:
@@ -94,7 +94,7 @@ def _weighted_sum(parts: Iterable[Floats], factors: Sequence[np.float32]) -> Flo
 def _trimmed_mean(
     parts: Iterable[Floats], factors: Sequence[np.float32], num_trimmed: int
 ) -> Floats:
-    """Of each coordinate without the `num_trimmed` largest and smallest values, but at least one."""
+    """Of each coordinate without its `num_trimmed` largest and smallest values; one stays."""
     stacked_pce = np.stack([p * factor for p, factor in zip(parts, factors, strict=True)])
     stacked_pce.sort(axis=0)
     trimmed = min(num_trimmed, (len(stacked_pce) - 1) // 2)

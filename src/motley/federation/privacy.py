@@ -2,9 +2,9 @@
 
 Before an update is encoded it is shortened to a norm of at most C, and Gaussian noise of standard
 deviation sigma x C is added to each value. Whatever happens afterwards (residual, codec, training
-on) is post-processing. Two runs of a party with *any* two texts differ by at most 2C in each update,
-so an update is a Gaussian mechanism of sensitivity 2C: Renyi divergence 2 alpha / sigma^2 (Mironov,
-arXiv 1702.07476, Proposition 7), which adds up over the rounds.
+on) is post-processing. Two runs of a party with *any* two texts differ by at most 2C in an update,
+which so is a Gaussian mechanism of sensitivity 2C: Renyi divergence 2 alpha / sigma^2 (Mironov,
+arXiv 1702.07476, Proposition 7). Divergences add up over the rounds.
 """
 
 from __future__ import annotations

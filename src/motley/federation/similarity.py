@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.federation.codec.codec import Codec
-from motley.federation.codec.layout import Shapes, on_all_cores
+from motley.federation.codec.layout import Shapes, Slab, on_all_cores
 from motley.federation.codec.payload import Payload, arrays_of
 
 Cosines = NDArray[np.float64]
@@ -38,10 +38,10 @@ def cosines(
     sources = [arrays_of(payload, codec.specs(layout)) for payload in payloads]
     scales = [np.float32(1 / (norm * UNIT) if norm > 0 else 0.0) for norm in norms]
 
-    def gram(rows: slice) -> NDArray[np.float64]:
+    def gram(slab: Slab) -> NDArray[np.float64]:
         units_pe = np.stack(
             [
-                np.rint(codec.decode_slab(arrays, rows).reshape(-1) * scale)
+                np.rint(codec.decode_slab(arrays, slab).reshape(-1) * scale)
                 for arrays, scale in zip(sources, scales, strict=True)
             ]
         ).astype(np.float64)
@@ -49,9 +49,8 @@ def cosines(
         product: NDArray[np.float64] = units_pe @ units_pe.T
         return product
 
-    values = max(codec.chunk, min(_BLOCK_VALUES, _BLOCK_BYTES // (8 * max(1, len(payloads)))))
-    step = values // codec.chunk
-    blocks = [slice(first, first + step) for first in range(0, layout.num_chunks, step)]
+    values = min(_BLOCK_VALUES, _BLOCK_BYTES // (8 * max(1, len(payloads))))
+    blocks = list(layout.slabs(max(codec.chunk, values)))
     total = sum(on_all_cores(gram, blocks), np.zeros((len(payloads), len(payloads))))
     lengths = [math.sqrt(total[index, index]) or 1.0 for index in range(len(payloads))]
     return total / np.outer(lengths, lengths)

@@ -69,7 +69,7 @@ class Codec(ABC):
         def work(slab: Slab) -> None:
             values_ce = layout.gather(slab, errors) * np.float32(self.feedback_decay)
             values_ce += layout.gather(slab, flat)
-            self.encode_slab(values_ce, slab.rows, arrays)
+            self.encode_slab(values_ce, slab, arrays)
             layout.scatter(slab, values_ce, errors)
 
         layout.map(work)
@@ -81,7 +81,7 @@ class Codec(ABC):
         arrays = arrays_of(payload, self.specs(layout))
         decoded = {name: torch.empty(tuple(shapes[name])) for name in layout.names}
         flat = flat_arrays(decoded)
-        layout.map(lambda slab: layout.scatter(slab, self.decode_slab(arrays, slab.rows), flat))
+        layout.map(lambda slab: layout.scatter(slab, self.decode_slab(arrays, slab), flat))
         return decoded
 
     def squared_norm(self, payload: Mapping[str, Tensor], shapes: Shapes) -> float:
@@ -91,7 +91,7 @@ class Codec(ABC):
         """
         layout = self.layout(shapes)
         arrays = arrays_of(payload, self.specs(layout))
-        parts = layout.map(lambda slab: self.slab_squared_norm(arrays, slab.rows))
+        parts = layout.map(lambda slab: self.slab_squared_norm(arrays, slab))
         return fixed_order_sum(np.array(parts, dtype=np.float64))
 
     def payload_bytes(self, shapes: Shapes) -> int:
@@ -103,16 +103,16 @@ class Codec(ABC):
         """The arrays of a payload; the first axis of each is that of the chunks."""
 
     @abstractmethod
-    def encode_slab(self, values_ce: Floats, rows: slice, arrays: Arrays) -> None:
-        """Writes some chunks into those rows of the arrays and leaves their error in `values_ce`."""
+    def encode_slab(self, values_ce: Floats, slab: Slab, arrays: Arrays) -> None:
+        """Writes a slab into its rows of the arrays and leaves the error in `values_ce`."""
 
     @abstractmethod
-    def decode_slab(self, arrays: Arrays, rows: slice) -> Floats:
-        """The values [c, e] of those rows; `PayloadError` if they are not valid."""
+    def decode_slab(self, arrays: Arrays, slab: Slab) -> Floats:
+        """The values [c, e], 0 in the padding; `PayloadError` if they are not valid."""
 
     @abstractmethod
-    def slab_squared_norm(self, arrays: Arrays, rows: slice) -> float:
-        """Of the decoded values of those rows, in fixed order; `PayloadError` as above."""
+    def slab_squared_norm(self, arrays: Arrays, slab: Slab) -> float:
+        """Of the decoded values, in fixed order; `PayloadError` as above."""
 
 
 def flat_arrays(tensors: Mapping[str, Tensor]) -> dict[str, Floats]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +53,18 @@ class Slab:
     first: int
     num_chunks: int
     pieces: tuple[Piece, ...]
+    tails: tuple[tuple[int, int], ...]
+    """(chunk of the slab, number of its values) of chunks that end in padding."""
 
     @property
     def rows(self) -> slice:
         """The slab's chunks among all."""
         return slice(self.first, self.first + self.num_chunks)
+
+    def clear_padding(self, values_ce: NDArray[Any]) -> None:
+        """Zeros where no tensor has a value, whatever a payload says there."""
+        for row, size in self.tails:
+            values_ce[row, size:] = 0
 
 
 class Layout:
@@ -81,12 +88,15 @@ class Layout:
         """Without the padding."""
         return sum(self.sizes)
 
-    def slabs(self) -> Iterator[Slab]:
-        """All chunks in order."""
-        step = max(1, SLAB_VALUES // self.chunk)
+    def slabs(self, max_values: int | None = None) -> Iterator[Slab]:
+        """All chunks in order, in slabs of at most `max_values` values, but at least one chunk."""
+        step = max(1, (max_values or SLAB_VALUES) // self.chunk)
         for first in range(0, self.num_chunks, step):
             num_chunks = min(step, self.num_chunks - first)
-            yield Slab(first=first, num_chunks=num_chunks, pieces=self._pieces(first, num_chunks))
+            pieces = self._pieces(first, num_chunks)
+            ends = (piece.span.stop for piece in pieces)
+            tails = tuple(divmod(end, self.chunk) for end in ends if end % self.chunk)
+            yield Slab(first=first, num_chunks=num_chunks, pieces=pieces, tails=tails)
 
     def _pieces(self, first: int, num_chunks: int) -> tuple[Piece, ...]:
         pieces = []

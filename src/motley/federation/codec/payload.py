@@ -36,7 +36,7 @@ def nonfinite(message: str) -> PayloadError:
 
 
 def arrays_of(payload: Mapping[str, Tensor], specs: Mapping[str, ArraySpec]) -> Arrays:
-    """The payload as NumPy arrays; `PayloadError` unless names, types and shapes are as specified."""
+    """The payload as NumPy arrays; `PayloadError` unless names, types and shapes are these."""
     if set(payload) != set(specs):
         raise malformed(f"the payload has {sorted(payload)[:5]}, the codec writes {sorted(specs)}")
     arrays = {}

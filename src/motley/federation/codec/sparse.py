@@ -20,8 +20,8 @@ from motley.federation.codec.arithmetic import (
     shorts_are_valid,
 )
 from motley.federation.codec.codec import Codec, require, require_finite
-from motley.federation.codec.layout import Floats, Layout
-from motley.federation.codec.payload import Arrays, ArraySpec, nonfinite
+from motley.federation.codec.layout import Floats, Layout, Slab
+from motley.federation.codec.payload import Arrays, ArraySpec, malformed, nonfinite
 from motley.federation.codec.positions import PositionCode
 
 CHUNK = 4096
@@ -30,6 +30,11 @@ LEVEL_BITS = 2 * 16
 _UNITS = 2**20
 """Magnitudes are averaged as whole numbers of the chunk's largest / 2^20: exact in any order."""
 _LLOYD_ROUNDS = 2
+_TINY = 2.0**-80
+"""Chunks whose largest value is not above this are written as zeros."""
+
+Places = NDArray[np.int64]
+Choices = NDArray[np.bool_]
 
 
 class SparseCodec(Codec):
@@ -50,54 +55,62 @@ class SparseCodec(Codec):
             "magnitudes": ArraySpec("int16", (layout.num_chunks, 2)),
         }
 
-    def encode_slab(self, values_ce: Floats, rows: slice, arrays: Arrays) -> None:
+    def encode_slab(self, values_ce: Floats, slab: Slab, arrays: Arrays) -> None:
         places = _largest(values_ce, self.kept)
         flat = values_ce.reshape(-1)
         kept_ck = flat[places].reshape(-1, self.kept)
-        is_large_ck, shorts_c2 = _two_magnitudes(np.abs(kept_ck))
-        is_negative_ck = kept_ck < 0
         positions_ck = places.reshape(-1, self.kept) & (CHUNK - 1)
+        is_large_ck, shorts_c2 = _two_magnitudes(np.abs(kept_ck), _is_real(positions_ck, slab))
+        is_negative_ck = kept_ck < 0
         bits_cb = np.concatenate(
             [self.code.write(positions_ck), is_negative_ck, is_large_ck], axis=1, dtype=np.uint8
         )
-        arrays["bits"][rows] = np.packbits(bits_cb, axis=1, bitorder="little")
-        arrays["magnitudes"][rows] = shorts_c2
+        arrays["bits"][slab.rows] = np.packbits(bits_cb, axis=1, bitorder="little")
+        arrays["magnitudes"][slab.rows] = shorts_c2
         flat[places] -= _values(is_negative_ck, is_large_ck, from_short(shorts_c2)).reshape(-1)
 
-    def decode_slab(self, arrays: Arrays, rows: slice) -> Floats:
-        positions_ck, is_negative_ck, is_large_ck, magnitudes_c2 = self._read(arrays, rows)
-        values_ce = np.zeros((len(positions_ck), CHUNK), dtype=np.float32)
+    def decode_slab(self, arrays: Arrays, slab: Slab) -> Floats:
+        positions_ck, is_negative_ck, is_large_ck, magnitudes_c2 = self._read(arrays, slab)
+        values_ce = np.zeros((slab.num_chunks, CHUNK), dtype=np.float32)
         kept_ck = _values(is_negative_ck, is_large_ck, magnitudes_c2)
         np.put_along_axis(values_ce, positions_ck, kept_ck, axis=1)
+        slab.clear_padding(values_ce)
         return values_ce
 
-    def slab_squared_norm(self, arrays: Arrays, rows: slice) -> float:
-        _, _, is_large_ck, magnitudes_c2 = self._read(arrays, rows)
-        num_large_c = np.count_nonzero(is_large_ck, axis=1)
+    def slab_squared_norm(self, arrays: Arrays, slab: Slab) -> float:
+        positions_ck, _, is_large_ck, magnitudes_c2 = self._read(arrays, slab)
+        is_real_ck = _is_real(positions_ck, slab)
+        num_large_c = np.count_nonzero(is_large_ck & is_real_ck, axis=1)
+        num_small_c = np.count_nonzero(is_real_ck, axis=1) - num_large_c
         squares_c2 = np.square(magnitudes_c2.astype(np.float64))
-        return fixed_order_sum(
-            squares_c2[:, 0] * (self.kept - num_large_c) + squares_c2[:, 1] * num_large_c
-        )
+        return fixed_order_sum(squares_c2[:, 0] * num_small_c + squares_c2[:, 1] * num_large_c)
 
-    def _read(
-        self, arrays: Arrays, rows: slice
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8], Floats]:
+    def _read(self, arrays: Arrays, slab: Slab) -> tuple[Places, Choices, Choices, Floats]:
         """Positions, signs and magnitude bits [c, k] and the magnitudes [c, 2]."""
-        bits_cb = np.unpackbits(arrays["bits"][rows], axis=1, bitorder="little")
+        bits_cb = np.unpackbits(arrays["bits"][slab.rows], axis=1, bitorder="little")
         split, kept = self.code.num_bits, self.kept
+        require(not bits_cb[:, split + VALUE_BITS * kept :].any(), "bits set after the last value")
         positions_ck = self.code.read(bits_cb[:, :split])
         if positions_ck is None:
-            require(False, "positions that do not ascend or are not as many as the charter says")
-        assert positions_ck is not None
-        require(not bits_cb[:, split + VALUE_BITS * kept :].any(), "bits set after the last value")
-        if not shorts_are_valid(arrays["magnitudes"][rows]):
+            raise malformed("the positions do not ascend, or are not as many as the charter says")
+        shorts_c2 = arrays["magnitudes"][slab.rows]
+        if not shorts_are_valid(shorts_c2):
             raise nonfinite("a magnitude is negative, not finite or out of range")
-        is_negative_ck = bits_cb[:, split : split + kept]
-        is_large_ck = bits_cb[:, split + kept : split + 2 * kept]
-        return positions_ck, is_negative_ck, is_large_ck, from_short(arrays["magnitudes"][rows])
+        is_negative_ck, is_large_ck = (
+            bits_cb[:, start : start + kept].view(np.bool_) for start in (split, split + kept)
+        )
+        return positions_ck, is_negative_ck, is_large_ck, from_short(shorts_c2)
 
 
-def _largest(values_ce: Floats, count: int) -> NDArray[np.int64]:
+def _is_real(positions_ck: Places, slab: Slab) -> Choices:
+    """Which positions hold a value; the others are padding."""
+    is_real_ck = np.ones(positions_ck.shape, dtype=np.bool_)
+    for row, size in slab.tails:
+        is_real_ck[row] = positions_ck[row] < size
+    return is_real_ck
+
+
+def _largest(values_ce: Floats, count: int) -> Places:
     """Flat indices, ascending, of the `count` largest magnitudes of each row; of equal ones the
     first. `PayloadError` if a value is not finite.
 
@@ -117,35 +130,32 @@ def _largest(values_ce: Floats, count: int) -> NDArray[np.int64]:
     return np.flatnonzero(is_kept_ce)
 
 
-def _two_magnitudes(magnitudes_ck: Floats) -> tuple[NDArray[np.bool_], NDArray[np.int16]]:
+def _two_magnitudes(
+    magnitudes_ck: Floats, is_real_ck: Choices
+) -> tuple[Choices, NDArray[np.int16]]:
     """Which values take the larger of two magnitudes [c, k], and the two as bfloat16 [c, 2]."""
     peaks_c1 = magnitudes_ck.max(1, keepdims=True)
     scale_c1 = np.divide(
-        np.float32(_UNITS), peaks_c1, out=np.zeros_like(peaks_c1), where=peaks_c1 > 2.0**-90
+        np.float32(_UNITS), peaks_c1, out=np.zeros_like(peaks_c1), where=peaks_c1 > _TINY
     )
     units_ck = (magnitudes_ck * scale_c1).astype(np.int64)
-    small_c1 = large_c1 = units_ck.sum(1, keepdims=True) // units_ck.shape[1]
+    small_c1 = large_c1 = _mean(units_ck, is_real_ck)
     for _ in range(_LLOYD_ROUNDS):
         is_large_ck = 2 * units_ck > small_c1 + large_c1
         large_c1 = _mean(units_ck, is_large_ck)
-        small_c1 = _mean(units_ck, ~is_large_ck)
+        small_c1 = _mean(units_ck, is_real_ck & ~is_large_ck)
     levels_c2 = np.concatenate([small_c1, large_c1], axis=1).astype(np.float32)
     return is_large_ck, short_nearest(levels_c2 * (peaks_c1 / np.float32(_UNITS)))
 
 
-def _mean(units_ck: NDArray[np.int64], chosen_ck: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _mean(units_ck: Places, chosen_ck: Choices) -> Places:
     """The mean [c, 1] of the chosen, 0 where none is."""
     sums_c1 = np.where(chosen_ck, units_ck, 0).sum(1, keepdims=True)
-    mean_c1: NDArray[np.int64] = sums_c1 // np.maximum(
-        np.count_nonzero(chosen_ck, axis=1)[:, None], 1
-    )
+    counts_c1 = np.count_nonzero(chosen_ck, axis=1)[:, None]
+    mean_c1: Places = sums_c1 // np.maximum(counts_c1, 1)
     return mean_c1
 
 
-def _values(
-    is_negative_ck: NDArray[np.bool_] | NDArray[np.uint8],
-    is_large_ck: NDArray[np.bool_] | NDArray[np.uint8],
-    magnitudes_c2: Floats,
-) -> Floats:
+def _values(is_negative_ck: Choices, is_large_ck: Choices, magnitudes_c2: Floats) -> Floats:
     values_ck = np.where(is_large_ck, magnitudes_c2[:, 1:], magnitudes_c2[:, :1])
     return np.where(is_negative_ck, -values_ck, values_ck)

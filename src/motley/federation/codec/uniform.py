@@ -19,7 +19,7 @@ from motley.federation.codec.arithmetic import (
     shorts_are_valid,
 )
 from motley.federation.codec.codec import Codec, require, require_finite
-from motley.federation.codec.layout import Floats, Layout
+from motley.federation.codec.layout import Floats, Layout, Slab
 from motley.federation.codec.payload import Arrays, ArraySpec, nonfinite
 
 STEP_BITS = 16
@@ -43,7 +43,7 @@ class UniformCodec(Codec):
             "steps": ArraySpec("int16", (layout.num_chunks,)),
         }
 
-    def encode_slab(self, values_ce: Floats, rows: slice, arrays: Arrays) -> None:
+    def encode_slab(self, values_ce: Floats, slab: Slab, arrays: Arrays) -> None:
         peaks_c = np.maximum(values_ce.max(1), -values_ce.min(1))
         require_finite(bool((peaks_c < LARGEST).all()))
         shorts_c = short_ceiling(peaks_c / np.float32(self.largest_level))
@@ -51,30 +51,33 @@ class UniformCodec(Codec):
         inverse_c = np.divide(np.float32(1), steps_c, out=np.zeros_like(steps_c), where=steps_c > 0)
         levels_ce = values_ce * inverse_c[:, None]
         np.rint(levels_ce, out=levels_ce)
-        arrays["levels"][rows] = self._pack(levels_ce.astype(np.int8))
-        arrays["steps"][rows] = shorts_c
+        arrays["levels"][slab.rows] = self._pack(levels_ce.astype(np.int8))
+        arrays["steps"][slab.rows] = shorts_c
         levels_ce *= steps_c[:, None]
         values_ce -= levels_ce
 
-    def decode_slab(self, arrays: Arrays, rows: slice) -> Floats:
-        levels_ce, steps_c = self._read(arrays, rows)
+    def decode_slab(self, arrays: Arrays, slab: Slab) -> Floats:
+        levels_ce, steps_c = self._read(arrays, slab)
         values_ce: Floats = levels_ce.astype(np.float32)
         values_ce *= steps_c[:, None]
         return values_ce
 
-    def slab_squared_norm(self, arrays: Arrays, rows: slice) -> float:
-        levels_ce, steps_c = self._read(arrays, rows)
+    def slab_squared_norm(self, arrays: Arrays, slab: Slab) -> float:
+        levels_ce, steps_c = self._read(arrays, slab)
         squares_ce = levels_ce.astype(np.int16)
         squares_ce *= squares_ce
         sums_c = squares_ce.sum(1, dtype=np.int32).astype(np.float64)
         return fixed_order_sum(sums_c * steps_c * steps_c)
 
-    def _read(self, arrays: Arrays, rows: slice) -> tuple[NDArray[np.int8], Floats]:
-        levels_ce, shorts_c = self._unpack(arrays["levels"][rows]), arrays["steps"][rows]
+    def _read(self, arrays: Arrays, slab: Slab) -> tuple[NDArray[np.int8], Floats]:
+        levels_ce, shorts_c = self._unpack(arrays["levels"][slab.rows]), arrays["steps"][slab.rows]
         if not shorts_are_valid(shorts_c):
             raise nonfinite("a step is negative, not finite or out of range")
         lowest = levels_ce.min()
         require(bool(lowest >= -self.largest_level), f"a level of {lowest}")
+        if slab.tails:
+            levels_ce = levels_ce.copy()
+            slab.clear_padding(levels_ce)
         return levels_ce, from_short(shorts_c)
 
     def _pack(self, levels_ce: NDArray[np.int8]) -> NDArray[np.int8]:
