@@ -7,6 +7,7 @@ on its way goes on where it was. What cannot pass (a lost session, a diverged st
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -32,6 +33,8 @@ from motley.federation.trained import News, Trained
 SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 """Between two looks at the log: longer the longer nothing happens there."""
+PAUSE_SHARE = 0.05
+"""Of the time that the last round took: no pause is longer."""
 
 Record = Callable[..., None]
 """Takes the name of an event and its fields."""
@@ -79,6 +82,7 @@ class Correspondence:
         self._owes_snapshot = False
         self._pauses: dict[int, float] = {}
         self._sealed_at = time.monotonic()
+        self._round_s = math.inf
         self._changed = threading.Condition()
         self._news: News | None = None
         self._failure: BaseException | None = None
@@ -270,6 +274,7 @@ class Correspondence:
 
     def _record_round(self, sealed: SealedRound, apply_s: float) -> None:
         now = time.monotonic()
+        self._round_s = now - self._sealed_at
         traffic = self._member.store.traffic
         self._record(
             "federation_round",
@@ -278,7 +283,7 @@ class Correspondence:
             accepted=[_row(each.update, weight=each.weight) for each in sealed.accepted],
             rejected=[_row(each.update, reason=each.reason) for each in sealed.rejected],
             digest=self.state.digest(),
-            round_s=now - self._sealed_at,
+            round_s=self._round_s,
             apply_s=apply_s,
             sent_bytes=traffic.sent_bytes,
             received_bytes=traffic.received_bytes,
@@ -296,7 +301,9 @@ class Correspondence:
             pause_s = SHORTEST_PAUSE_S
             while True:
                 happened = self._until_reached(self.turn)
-                pause_s = SHORTEST_PAUSE_S if happened else min(1.5 * pause_s, LONGEST_PAUSE_S)
+                longest_s = min(LONGEST_PAUSE_S, PAUSE_SHARE * self._round_s)
+                pause_s = SHORTEST_PAUSE_S if happened else min(1.5 * pause_s, longest_s)
+                pause_s = max(pause_s, SHORTEST_PAUSE_S)
                 with self._changed:
                     self._changed.wait_for(lambda: self._outbox, pause_s)
         except BaseException as failure:
