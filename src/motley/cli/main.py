@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from motley.cli import verbs
+from motley.cli import federation_verbs, verbs
 from motley.errors import MotleyError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 for verb in (verbs.probe, verbs.plan, verbs.train, verbs.sample, verbs.report, verbs.doctor):
     app.command()(verb)
+app.add_typer(federation_verbs.app)
 
 INTERRUPTED = 130
 """What typer makes of Ctrl-C, as shells do."""

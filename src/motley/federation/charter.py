@@ -17,7 +17,7 @@ from motley.federation.identity import Identity, check_name, check_public_key
 from motley.federation.objects import Signed, digest_of, open_signed
 from motley.federation.terms import Terms
 from motley.model.config import ModelConfig
-from motley.recipe import OptimizerConfig, ScheduleConfig
+from motley.recipe import OptimizerConfig, Recipe, ScheduleConfig
 from motley.schema import build, require_positive
 
 FINGERPRINT_DIGITS = 16
@@ -81,6 +81,16 @@ class SharedRecipe:
         require_positive(self, "sequence_length")
         if self.model.vocab_size is None:
             raise ValueError("model.vocab_size: must be given")
+
+
+def shared_recipe(recipe: Recipe) -> SharedRecipe:
+    """What a recipe says that all parties must train alike."""
+    return SharedRecipe(
+        model=recipe.model,
+        sequence_length=recipe.batch.sequence_length,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,9 +163,7 @@ class Member:
 
         `IdentityError` if the party is no active member.
         """
-        self.refresh()
-        membership = self.view.look().membership
-        self._check_standing(membership.key_of(self.party), membership.is_active(self.party))
+        membership = self.check_standing()
         newest = self.view.sessions(membership).get(self.party)
         number = newest.number + 1 if newest else 0
         while True:
@@ -184,11 +182,19 @@ class Member:
                 return number
             number += 1
 
+    def check_standing(self) -> Membership:
+        """The membership as it is now; `IdentityError` if this party is no active member."""
+        self.refresh()
+        membership = self.look().membership
+        self._check_standing(membership.key_of(self.party), membership.is_active(self.party))
+        return membership
+
     def _check_standing(self, key: str | None, is_active: bool) -> None:
         if key is None:
             raise IdentityError(
                 f"'{self.party}' is no member of this federation.",
-                remedy=f"Ask for: motley federation admit {self.party}:{self.identity.public_key}",
+                remedy="Ask who may admit you for: motley federation admit STORE "
+                f"{self.party}:{self.identity.public_key}",
             )
         if key != self.identity.public_key:
             raise IdentityError(
@@ -199,7 +205,7 @@ class Member:
             raise IdentityError(
                 f"'{self.party}' was removed or is suspended: its updates were rejected "
                 f"{self.chain.charter.terms.defences.strikes} times.",
-                remedy=f"Find the cause, then ask for: motley federation admit {self.party}",
+                remedy=f"Find the cause, then ask for: motley federation admit STORE {self.party}",
             )
 
     def _check_session(self) -> None:

@@ -171,7 +171,7 @@ class ObjectStore:
 
 def _explain(cause: Exception, what: str, place: str) -> StoreError:
     """Our error for one of the store's."""
-    text = " ".join(str(cause).split())[:300]
+    text = " ".join(str(cause).partition("Debug source")[0].split())[:300]
     denied = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
     if isinstance(cause, denied) or "403" in text or "AccessDenied" in text:
         return StoreError(

@@ -56,8 +56,8 @@ class RoundTerms:
 class OuterConfig:
     """The step that all parties take with the accepted updates."""
 
-    kind: Literal["nesterov", "average"] = "nesterov"
-    learning_rate: float = 0.7
+    kind: Literal["nesterov", "average"] = "average"
+    learning_rate: float = 1.0
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
@@ -133,6 +133,16 @@ class Terms:
     def __post_init__(self) -> None:
         if not self.name or len(self.name) > 64 or not self.name.isprintable():
             raise ValueError("name: must be 1 to 64 printable characters")
+        if self.codec.kind == "topk" and self.outer.kind == "nesterov":
+            raise ValueError(
+                "outer.kind: must be 'average' with the codec 'topk', whose error feedback is "
+                "the momentum"
+            )
+        if self.codec.kind == "topk" and self.aggregate.aggregate == "trimmed_mean":
+            raise ValueError(
+                "aggregate.aggregate: a trimmed mean of 'topk' updates is nearly nothing, since "
+                "most leave most values out"
+            )
 
 
 def load_terms(path: Path) -> Terms:
