@@ -155,16 +155,12 @@ def test_position_code_round_trip_and_size(data: st.DataObject, power: int) -> N
     ] if size <= 64 else [
         sorted(np.random.default_rng(seed).choice(size, count, replace=False)) for seed in (0, 1)
     ]  # fmt: skip
-    bits = code.write(np.array(rows, dtype=np.int64))
+    bits = code.write(np.array(rows, dtype=np.int16))
     assert bits.shape == (2, code.num_bits)
     found = code.read(bits)
     assert found is not None
     assert found.tolist() == rows
-    entropy = (
-        math.lgamma(size + 1) - math.lgamma(count + 1) - math.lgamma(size - count + 1)
-    ) / math.log(2)
-    if 4 * count <= size:
-        assert code.num_bits <= entropy + 0.75 * count + 2
+    assert code.num_bits <= count * (2 + math.log2(size / count)) + 1
 
 
 @settings(max_examples=50, deadline=None)
@@ -173,7 +169,7 @@ def test_any_bits_that_are_read_are_what_is_written(seed: int) -> None:
     """No two bit strings stand for one set of positions."""
     code = PositionCode(count=5, size=32)
     generator = np.random.default_rng(seed)
-    bits = code.write(np.sort(generator.choice(32, (1, 5), replace=False)).astype(np.int64))
+    bits = code.write(np.sort(generator.choice(32, (1, 5), replace=False)).astype(np.int16))
     flipped = bits ^ (generator.random(bits.shape) < 0.1)
     found = code.read(flipped)
     assert found is None or (code.write(found) == flipped).all()

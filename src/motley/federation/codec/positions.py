@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 Bits = NDArray[np.uint8]
 """Zeros and ones, one a byte."""
+Positions = NDArray[np.int16]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PositionCode:
-    """The code of `count` positions below `size`, a power of two."""
+    """The code of `count` positions below `size`, a power of two up to 4,096."""
 
     count: int
     size: int
@@ -40,25 +41,28 @@ class PositionCode:
     def num_bits(self) -> int:
         return self.count * self.lower_bits + self.upper_bits
 
-    def write(self, positions_ck: NDArray[np.int64]) -> Bits:
+    def write(self, positions_ck: Positions) -> Bits:
         """Bits [c, num_bits] of ascending positions."""
-        rows, lower = len(positions_ck), self.lower_bits
-        low_ckb = (positions_ck[:, :, None] >> np.arange(lower)) & 1
-        upper_cb = np.zeros((rows, self.upper_bits), dtype=np.uint8)
-        places_ck = (positions_ck >> lower) + np.arange(self.count)
-        np.put_along_axis(upper_cb, places_ck, 1, axis=1)
-        low_cb = low_ckb.astype(np.uint8).reshape(rows, self.count * lower)
-        return np.concatenate([low_cb, upper_cb], axis=1)
+        rows, lower, split = len(positions_ck), self.lower_bits, self.count * self.lower_bits
+        bits_cb = np.zeros((rows, self.num_bits), dtype=np.uint8)
+        low_ckb = bits_cb[:, :split].reshape(rows, self.count, lower)
+        for place in range(lower):
+            low_ckb[:, :, place] = (positions_ck >> place) & 1
+        places_ck = (positions_ck >> lower) + np.arange(split, split + self.count)
+        bits_cb.reshape(-1)[places_ck + self.num_bits * np.arange(rows)[:, None]] = 1
+        return bits_cb
 
-    def read(self, bits_cb: Bits) -> NDArray[np.int64] | None:
+    def read(self, bits_cb: Bits) -> Positions | None:
         """The positions [c, k]; None unless each row is what `write` gives for ascending ones."""
         rows, split = len(bits_cb), self.count * self.lower_bits
-        row_k, place_k = np.nonzero(bits_cb[:, split:])
-        if not np.array_equal(row_k, np.repeat(np.arange(rows), self.count)):
+        upper_cb = bits_cb[:, split:].view(np.bool_)
+        if not (np.count_nonzero(upper_cb, axis=1) == self.count).all():
             return None
-        positions_ck = place_k.reshape(rows, self.count) - np.arange(self.count)
+        ranks = np.flatnonzero(upper_cb).reshape(rows, self.count)
+        starts_ck = self.upper_bits * np.arange(rows)[:, None] + np.arange(self.count)
+        positions_ck = (ranks - starts_ck).astype(np.int16)
         low_ckb = bits_cb[:, :split].reshape(rows, self.count, self.lower_bits)
         for place in range(self.lower_bits - 1, -1, -1):
             positions_ck = (positions_ck << 1) | low_ckb[:, :, place]
-        ascending = bool((np.diff(positions_ck, axis=1) > 0).all())
+        ascending = bool((positions_ck[:, 1:] > positions_ck[:, :-1]).all())
         return positions_ck if ascending and bool((positions_ck < self.size).all()) else None

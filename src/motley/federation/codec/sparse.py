@@ -22,7 +22,7 @@ from motley.federation.codec.arithmetic import (
 from motley.federation.codec.codec import Codec, require, require_finite
 from motley.federation.codec.layout import Floats, Layout, Slab
 from motley.federation.codec.payload import Arrays, ArraySpec, malformed, nonfinite
-from motley.federation.codec.positions import PositionCode
+from motley.federation.codec.positions import PositionCode, Positions
 
 CHUNK = 4096
 VALUE_BITS = 2
@@ -33,7 +33,6 @@ _LLOYD_ROUNDS = 2
 _TINY = 2.0**-80
 """Chunks whose largest value is not above this are written as zeros."""
 
-Places = NDArray[np.int64]
 Choices = NDArray[np.bool_]
 
 
@@ -59,7 +58,7 @@ class SparseCodec(Codec):
         places = _largest(values_ce, self.kept)
         flat = values_ce.reshape(-1)
         kept_ck = flat[places].reshape(-1, self.kept)
-        positions_ck = places.reshape(-1, self.kept) & (CHUNK - 1)
+        positions_ck = (places & (CHUNK - 1)).astype(np.int16).reshape(-1, self.kept)
         is_large_ck, shorts_c2 = _two_magnitudes(np.abs(kept_ck), _is_real(positions_ck, slab))
         is_negative_ck = kept_ck < 0
         bits_cb = np.concatenate(
@@ -72,8 +71,8 @@ class SparseCodec(Codec):
     def decode_slab(self, arrays: Arrays, slab: Slab) -> Floats:
         positions_ck, is_negative_ck, is_large_ck, magnitudes_c2 = self._read(arrays, slab)
         values_ce = np.zeros((slab.num_chunks, CHUNK), dtype=np.float32)
-        kept_ck = _values(is_negative_ck, is_large_ck, magnitudes_c2)
-        np.put_along_axis(values_ce, positions_ck, kept_ck, axis=1)
+        places_ck = positions_ck + CHUNK * np.arange(slab.num_chunks)[:, None]
+        values_ce.reshape(-1)[places_ck] = _values(is_negative_ck, is_large_ck, magnitudes_c2)
         slab.clear_padding(values_ce)
         return values_ce
 
@@ -85,7 +84,7 @@ class SparseCodec(Codec):
         squares_c2 = np.square(magnitudes_c2.astype(np.float64))
         return fixed_order_sum(squares_c2[:, 0] * num_small_c + squares_c2[:, 1] * num_large_c)
 
-    def _read(self, arrays: Arrays, slab: Slab) -> tuple[Places, Choices, Choices, Floats]:
+    def _read(self, arrays: Arrays, slab: Slab) -> tuple[Positions, Choices, Choices, Floats]:
         """Positions, signs and magnitude bits [c, k] and the magnitudes [c, 2]."""
         bits_cb = np.unpackbits(arrays["bits"][slab.rows], axis=1, bitorder="little")
         split, kept = self.code.num_bits, self.kept
@@ -102,7 +101,7 @@ class SparseCodec(Codec):
         return positions_ck, is_negative_ck, is_large_ck, from_short(shorts_c2)
 
 
-def _is_real(positions_ck: Places, slab: Slab) -> Choices:
+def _is_real(positions_ck: Positions, slab: Slab) -> Choices:
     """Which positions hold a value; the others are padding."""
     is_real_ck = np.ones(positions_ck.shape, dtype=np.bool_)
     for row, size in slab.tails:
@@ -110,7 +109,7 @@ def _is_real(positions_ck: Places, slab: Slab) -> Choices:
     return is_real_ck
 
 
-def _largest(values_ce: Floats, count: int) -> Places:
+def _largest(values_ce: Floats, count: int) -> NDArray[np.int64]:
     """Flat indices, ascending, of the `count` largest magnitudes of each row; of equal ones the
     first. `PayloadError` if a value is not finite.
 
@@ -121,13 +120,15 @@ def _largest(values_ce: Floats, count: int) -> Places:
     require_finite(bool(limits_c1.max() < np.float32(LARGEST).view(np.int32)))
     limits_c1 = limits_c1[:, :1]
     is_kept_ce = bits_ce >= limits_c1
-    has_ties_c = np.count_nonzero(is_kept_ce, axis=1) > count
-    if has_ties_c.any():
+    places = np.flatnonzero(is_kept_ce)
+    if len(places) > count * len(bits_ce):
+        has_ties_c = np.count_nonzero(is_kept_ce, axis=1) > count
         ties_ce = bits_ce[has_ties_c] == limits_c1[has_ties_c]
         above_ce = bits_ce[has_ties_c] > limits_c1[has_ties_c]
         room_c1 = count - np.count_nonzero(above_ce, axis=1)[:, None]
         is_kept_ce[has_ties_c] = above_ce | (ties_ce & (np.cumsum(ties_ce, axis=1) <= room_c1))
-    return np.flatnonzero(is_kept_ce)
+        places = np.flatnonzero(is_kept_ce)
+    return places
 
 
 def _two_magnitudes(
@@ -148,11 +149,11 @@ def _two_magnitudes(
     return is_large_ck, short_nearest(levels_c2 * (peaks_c1 / np.float32(_UNITS)))
 
 
-def _mean(units_ck: Places, chosen_ck: Choices) -> Places:
+def _mean(units_ck: NDArray[np.int64], chosen_ck: Choices) -> NDArray[np.int64]:
     """The mean [c, 1] of the chosen, 0 where none is."""
-    sums_c1 = np.where(chosen_ck, units_ck, 0).sum(1, keepdims=True)
+    sums_c1 = (units_ck * chosen_ck).sum(1, keepdims=True)
     counts_c1 = np.count_nonzero(chosen_ck, axis=1)[:, None]
-    mean_c1: Places = sums_c1 // np.maximum(counts_c1, 1)
+    mean_c1: NDArray[np.int64] = sums_c1 // np.maximum(counts_c1, 1)
     return mean_c1
 
 
