@@ -1,4 +1,4 @@
-"""Small federations for tests: real keys, signatures, codecs and stores, a model of a few values."""
+"""Small federations for tests: real keys, signatures, codecs, stores; a model of a few values."""
 
 from __future__ import annotations
 
@@ -76,6 +76,8 @@ class Party:
         )
         self.member.begin_session()
         self.state = join_state(self.member)
+        self.round = self.member.next_round
+        """The round that the state is before."""
         self.residual: dict[str, torch.Tensor] = {}
 
     @property
@@ -83,7 +85,7 @@ class Party:
         return self.member.party
 
     def payload(self, round_: int | None = None, scale: float = 0.1) -> bytes:
-        round_ = self.member.next_round if round_ is None else round_
+        round_ = self.round if round_ is None else round_
         common = torch.Generator().manual_seed(round_)
         own = torch.Generator().manual_seed(sum(self.name.encode()) * 1000 + round_)
         delta = {}
@@ -98,7 +100,10 @@ class Party:
     def publish(self, tokens: int = 100, payload: bytes | None = None) -> Published:
         work = Work(tokens=tokens, steps=10, seconds=1.5, loss=2.0, chips={"cpu": 2})
         return self.member.publish(
-            self.payload() if payload is None else payload, work, base=self.state.digest()
+            self.payload() if payload is None else payload,
+            work,
+            base=self.state.digest(),
+            round_=self.round,
         )
 
     def judge(self, round_: int, candidates: Sequence[Candidate]) -> list[str]:
@@ -106,9 +111,10 @@ class Party:
 
     def advance(self) -> SealedRound | None:
         """Also takes the sealed round into the state."""
-        sealed = self.member.advance(self.state.digest(), self.judge)
+        sealed = self.member.advance(self.state.digest(), self.judge, round_=self.round)
         if sealed is not None:
             self.state.apply(sealed, self.member.accepted_payloads(sealed))
+            self.round += 1
         return sealed
 
 

@@ -279,14 +279,16 @@ class Member:
 
     # Rounds
 
-    def advance(self, base: str, judge: Judge) -> SealedRound | None:
-        """Does what can be done now to get the next round sealed; gives it when it is.
+    def advance(self, base: str, judge: Judge, *, round_: int | None = None) -> SealedRound | None:
+        """Does what can be done now to get a round (else: the next) sealed; gives it when it is.
 
         `base` is the digest of this party's state before that round. `StateDivergedError` if the
-        reviewers agreed on another. It may be called at any time, however often.
+        reviewers agreed on another. It may be called at any time, however often; whoever goes on
+        after an error names the round, which may have been sealed before the error.
         """
-        round_ = self.next_round
-        self.refresh()
+        round_ = self.next_round if round_ is None else round_
+        if self.next_round == round_:
+            self.refresh()
         if self.next_round == round_:
             self._work_on(self.look(), base, judge)
         if self.next_round == round_:
