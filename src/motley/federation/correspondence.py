@@ -7,7 +7,6 @@ on its way goes on where it was. What cannot pass (a lost session, a diverged st
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -18,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from motley.errors import StoreUnreachableError
+from motley.errors import StateDivergedError, StoreUnreachableError
 from motley.federation.chain import SealedRound
 from motley.federation.fragments import mix_in
 from motley.federation.messages import Update
@@ -33,8 +32,13 @@ from motley.federation.trained import News, Trained
 SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 """Between two looks at the log: longer the longer nothing happens there."""
-PAUSE_SHARE = 0.05
-"""Of the time that the last round took: no pause is longer."""
+PAUSE_SHARE = 0.02
+"""Of the grace time: no pause is longer."""
+URGENT_SHARE = 0.4
+"""Of the grace time, since the quorum was there: then a slower party sends what it has."""
+
+MOST_RESTARTS = 3
+"""A machine on which the state diverges more often is faulty."""
 
 Record = Callable[..., None]
 """Takes the name of an event and its fields."""
@@ -80,9 +84,10 @@ class Correspondence:
         self._last: SealedRound | None = None
         self._open_round = -1
         self._owes_snapshot = False
+        self._restarts_left = MOST_RESTARTS
         self._pauses: dict[int, float] = {}
         self._sealed_at = time.monotonic()
-        self._round_s = math.inf
+        self._quorum_since: float | None = None
         self._changed = threading.Condition()
         self._news: News | None = None
         self._failure: BaseException | None = None
@@ -117,13 +122,19 @@ class Correspondence:
         with self._changed:
             return not self._outbox and not self._owes_snapshot
 
-    def has_published(self, round_: int) -> bool:
-        """Whether this party has an update for the round, from this process or an earlier one."""
-        return self._member.next_round == round_ and self._member.own_update() is not None
+    def takes_work(self, round_: int) -> bool:
+        """Whether the round is open and this party has no update for it, from any process."""
+        return self._open_round == round_ and self._member.own_update() is None
 
     def is_urgent(self, round_: int) -> bool:
-        """Whether the quorum of the round is there, so that only late work is waited for."""
-        return self._member.next_round == round_ and self._member.has_quorum
+        """Whether the quorum of the round has been there for so long that work must be sent now."""
+        since = self._quorum_since
+        grace_s = self._terms.round.grace_s
+        return (
+            self._open_round == round_
+            and since is not None
+            and time.monotonic() - since > URGENT_SHARE * grace_s
+        )
 
     def steps_for(self, round_: int, steps_per_s: float | None) -> int:
         """The local steps to take for a round, by the manifests of the round before."""
@@ -174,6 +185,8 @@ class Correspondence:
             self._save_snapshot()
         if self._round == self._member.next_round:
             self._member.advance(self.state.digest(), self._judge)
+            if self._quorum_since is None and self._member.has_quorum:
+                self._quorum_since = time.monotonic()
         if self._round == self._member.next_round or not self._close_round():
             return published
         self._take_in(self._member.chain.sealed[self._round])
@@ -185,6 +198,7 @@ class Correspondence:
             if self._outbox:
                 return False
             self._open_round = self._round + 1
+            self._quorum_since = None
             return True
 
     def _judge(self, round_: int, candidates: Any) -> list[str]:
@@ -274,7 +288,6 @@ class Correspondence:
 
     def _record_round(self, sealed: SealedRound, apply_s: float) -> None:
         now = time.monotonic()
-        self._round_s = now - self._sealed_at
         traffic = self._member.store.traffic
         self._record(
             "federation_round",
@@ -283,7 +296,7 @@ class Correspondence:
             accepted=[_row(each.update, weight=each.weight) for each in sealed.accepted],
             rejected=[_row(each.update, reason=each.reason) for each in sealed.rejected],
             digest=self.state.digest(),
-            round_s=self._round_s,
+            round_s=now - self._sealed_at,
             apply_s=apply_s,
             sent_bytes=traffic.sent_bytes,
             received_bytes=traffic.received_bytes,
@@ -299,11 +312,11 @@ class Correspondence:
         try:
             self._until_reached(self.open)
             pause_s = SHORTEST_PAUSE_S
+            longest_s = min(LONGEST_PAUSE_S, PAUSE_SHARE * self._terms.round.grace_s)
+            longest_s = max(longest_s, SHORTEST_PAUSE_S)
             while True:
                 happened = self._until_reached(self.turn)
-                longest_s = min(LONGEST_PAUSE_S, PAUSE_SHARE * self._round_s)
                 pause_s = SHORTEST_PAUSE_S if happened else min(1.5 * pause_s, longest_s)
-                pause_s = max(pause_s, SHORTEST_PAUSE_S)
                 with self._changed:
                     self._changed.wait_for(lambda: self._outbox, pause_s)
         except BaseException as failure:
@@ -313,15 +326,31 @@ class Correspondence:
 
     def _until_reached(self, call: Callable[[], Any]) -> Any:
         """`call`, again and again while the store cannot be reached; says so once."""
-        is_reported = False
+        pause_s = SHORTEST_PAUSE_S
         while True:
             try:
-                return call()
+                return self._or_anew(call)
             except StoreUnreachableError as failure:
-                if not is_reported:
+                if pause_s == SHORTEST_PAUSE_S:
                     self._record("message", text=f"{failure.message} Training goes on.")
-                    is_reported = True
-                time.sleep(LONGEST_PAUSE_S)
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _or_anew(self, call: Callable[[], Any]) -> Any:
+        """`call`; a party whose state has diverged takes that of the others, a few times."""
+        try:
+            return call()
+        except StateDivergedError as diverged:
+            if self._restarts_left == 0:
+                raise
+            self._restarts_left -= 1
+            self._record("message", text=f"{diverged.message} Starting again from the log.")
+            with self._changed:
+                self._outbox.clear()
+                self._parcel = None
+            self._residual.clear()
+            self._published.clear()
+            return self.open()
 
 
 def _row(update: Update, **verdict: Any) -> dict[str, Any]:

@@ -30,6 +30,10 @@ LOOK_S = 1.0
 """Ranks that wait for rank 0 hear from it this often, so that no time-out takes it for dead."""
 
 
+LEAST_SHARE = 0.25
+"""Of the steps of a round: with fewer a party does not hurry, its steps count in the next one."""
+
+
 class Model(Protocol):
     """The parameters of a training: `train.whole.WholeModel`, or a model in this process."""
 
@@ -57,11 +61,11 @@ class Correspondent(Protocol):
     def is_flushed(self) -> bool:
         """Whether all work that was submitted is published or has no use any more."""
 
-    def has_published(self, round_: int) -> bool:
-        """Whether this party has an update for the round, from this process or an earlier one."""
+    def takes_work(self, round_: int) -> bool:
+        """Whether the round is open and this party has no update for it, from any process."""
 
     def is_urgent(self, round_: int) -> bool:
-        """Whether the quorum of the round is there, so that only late work is waited for."""
+        """Whether the quorum of the round has been there for so long that work must be sent now."""
 
     def steps_for(self, round_: int, steps_per_s: float | None) -> int:
         """The local steps to take for a round."""
@@ -221,9 +225,11 @@ class PartyCourse(Course):
         round_, steps = self._progress.round, self._progress.steps
         if self._given or not steps or self._news is not None:
             return False
-        if correspondent.has_published(round_):
+        if not correspondent.takes_work(round_):
             return False
-        return stop or steps >= self._progress.target or correspondent.is_urgent(round_)
+        if stop or steps >= self._progress.target:
+            return True
+        return steps >= LEAST_SHARE * self._progress.target and correspondent.is_urgent(round_)
 
     def _after_news(self) -> Progress:
         """Where the party stands when it has taken in what has come."""
