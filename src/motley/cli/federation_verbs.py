@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from motley.cli.verbs import AsJson
+from motley.cli.verbs import AsJson, ClusterFile
 
 app = typer.Typer(
     name="federation",
@@ -129,3 +129,42 @@ def verify(
     from motley.cli import federating
 
     federating.check(store, ledger, group_key, fingerprint, as_json=as_json)
+
+
+@app.command()
+def join(
+    store: StoreArgument,
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="The founder's, with your own text in [data].")
+    ],
+    key: KeyFile,
+    fingerprint: Fingerprint = None,
+    cluster: ClusterFile = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="The party's run folder; the same goes on.")
+    ] = None,
+    group_key: GroupKeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train as a party of a federation, on this machine's chips and your own text."""
+    from motley.cli import joining
+
+    joining.run(store, recipe, key, fingerprint, cluster, run, group_key, as_json=as_json)
+
+
+@app.command()
+def simulate(
+    parties: Annotated[int, typer.Option("--parties", min=1, help="How many.")] = 256,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How many.")] = 3,
+    local_steps: Annotated[
+        int, typer.Option("--local-steps", min=1, help="Of each party for each round.")
+    ] = 3,
+    store: Annotated[
+        str | None, typer.Option("--store", help="Where to keep the log; else it is thrown away.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try a federation of many parties on this machine, with a tiny model."""
+    from motley.cli import simulating
+
+    simulating.run(parties, rounds, local_steps, store, as_json=as_json)

@@ -183,13 +183,12 @@ class Correspondence:
         published = self._publish()
         if self._owes_snapshot:
             self._save_snapshot()
-        if self._round == self._member.next_round:
-            self._member.advance(self.state.digest(), self._judge)
-            if self._quorum_since is None and self._member.has_quorum:
-                self._quorum_since = time.monotonic()
-        if self._round == self._member.next_round or not self._close_round():
+        sealed = self._member.advance(self.state.digest(), self._judge, round_=self._round)
+        if self._quorum_since is None and self._member.has_quorum:
+            self._quorum_since = time.monotonic()
+        if sealed is None or not self._close_round():
             return published
-        self._take_in(self._member.chain.sealed[self._round])
+        self._take_in(sealed)
         return True
 
     def _close_round(self) -> bool:
