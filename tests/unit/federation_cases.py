@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from motley.federation.chain import SealedRound
 from motley.federation.charter import MemberKey, SharedRecipe
 from motley.federation.codec import CodecConfig
 from motley.federation.founding import found
-from motley.federation.identity import Identity, new_identity
+from motley.federation.identity import Identity
 from motley.federation.rounds import Candidate, Member, Published, Work
 from motley.federation.snapshots import join_state
 from motley.federation.state import GlobalState
@@ -23,6 +25,12 @@ from motley.recipe import OptimizerConfig, ScheduleConfig
 
 SHAPES = {"bias": (5,), "weight": (16, 8)}
 TOKENIZER = ("5" * 64, b'{"vocabulary": "of a test"}')
+
+
+def identity(name: str) -> Identity:
+    """The same key for a name in every test, so that draws by digests are the same."""
+    seed = hashlib.sha256(name.encode()).digest()
+    return Identity(name, Ed25519PrivateKey.from_private_bytes(seed))
 
 
 class Clock:
@@ -165,8 +173,8 @@ def federation(
 ) -> Federation:
     """Founded by "founder", with the named members, all of them there."""
     store = store or memory_store()
-    founder = new_identity("founder")
-    identities = {name: new_identity(name) for name in names}
+    founder = identity("founder")
+    identities = {name: identity(name) for name in names}
     members = [MemberKey(name=name, public_key=key.public_key) for name, key in identities.items()]
     chosen = chosen or terms()
     if group_key is not None:

@@ -15,7 +15,6 @@ from motley.federation.store import Entry, Store, Traffic
 from motley.federation.verify import verify
 from motley.federation.view import View
 
-
 LATEST_CALL = 32
 """A round takes a party about so many calls; how many depends on the order that keys draw."""
 
