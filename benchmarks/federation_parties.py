@@ -179,13 +179,14 @@ def _run(federation: FederationSpec, party: PartySpec, faults: Faults) -> None:
     step = course.begin(0)
     log.write("training", round=member.next_round)
     engine.align()
-    began, tokens, computing_s = time.monotonic(), 0, 0.0
+    began, tokens, computing_s, until_last_step_s = time.monotonic(), 0, 0.0, 0.0
     while not course.is_over(step):
         rate = course.learning_rate(step)
         result = engine.train_step(step, samples, rate=rate, stop=False)
         step += 1
         tokens += result.num_targets
         computing_s += result.reports[0].compute_s + result.reports[0].optimizer_s
+        until_last_step_s = time.monotonic() - began
         course.after_step(step, result)
     log.write(
         "finished",
@@ -193,6 +194,7 @@ def _run(federation: FederationSpec, party: PartySpec, faults: Faults) -> None:
         tokens=tokens,
         seconds=time.monotonic() - began,
         computing_s=computing_s,
+        until_last_step_s=until_last_step_s,
         digest=correspondence.state.digest(),
     )
 
