@@ -85,7 +85,9 @@ def measure_rises(
     loss_of: LossOf,
     rate: float,
 ) -> list[float]:
-    """How much each update alone, cut to the median norm, raises the held-out loss.
+    """How much each update raises the held-out loss by the share with which it would count: cut to
+    the median norm, one of as many as there are. At full length an honest one raises it too: what
+    makes a sparse update of one party noisy goes away only in the average.
 
     `rate` is the outer learning rate. An update that makes the loss infinite or NaN gives infinity.
     """
@@ -94,7 +96,8 @@ def measure_rises(
     rises = []
     for payload, factor in zip(payloads, clip_factors(norms) if norms else [], strict=True):
         delta = codec.decode(payload, shapes)
-        moved = {name: parameters[name] + value * (rate * factor) for name, value in delta.items()}
+        share = rate * factor / len(payloads)
+        moved = {name: parameters[name] + value * share for name, value in delta.items()}
         rise = loss_of(moved) - before
         rises.append(rise if math.isfinite(rise) else math.inf)
     return rises
