@@ -23,7 +23,7 @@ from motley.federation.terms import RoundTerms, Terms
 from motley.model.config import ModelConfig
 from motley.recipe import OptimizerConfig, ScheduleConfig
 
-SHAPES = {"bias": (5,), "weight": (16, 8)}
+SHAPES = {"bias": (40,), "weight": (16, 8)}
 TOKENIZER = ("5" * 64, b'{"vocabulary": "of a test"}')
 
 
@@ -94,12 +94,14 @@ class Party:
 
     def payload(self, round_: int | None = None, scale: float = 0.1) -> bytes:
         round_ = self.round if round_ is None else round_
-        common = torch.Generator().manual_seed(round_)
+        common = torch.Generator().manual_seed(7)
         own = torch.Generator().manual_seed(sum(self.name.encode()) * 1000 + round_)
         delta = {}
         for name in self.state.names(round_):
             shape = self.state.shapes[name]
-            delta[name] = torch.randn(shape, generator=common) + torch.randn(shape, generator=own)
+            delta[name] = 1.5 * torch.randn(shape, generator=common) + torch.randn(
+                shape, generator=own
+            )
             delta[name] *= scale
         payload, residual = self.state.codec.encode(delta, self.residual)
         self.residual.update(residual)
