@@ -7,6 +7,7 @@ upload that broke off goes on where it was; with a cache folder a download does 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -144,7 +145,7 @@ def _read_file(path: Path, digest: str) -> bytes | None:
 
 def _write_file(path: Path, data: bytes) -> None:
     """Keeps a chunk if the disk takes it; without it the download works as well."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)
