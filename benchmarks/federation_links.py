@@ -36,11 +36,11 @@ REAL_PARAMETERS = 1e9
 REAL_FLOPS_PER_S = 4e14
 REAL_TOKENS_PER_STEP = 2**19
 """Of one party."""
-STEPS_PER_ROUND = 60
-STEP_S = 0.1
+STEPS_PER_ROUND = 50
+STEP_S = 0.4
 """A step of the scaled party; the real one takes 6 x 1e9 x 2^19 / 4e14 = 7.9 s."""
 PARTIES = 4
-ROUNDS = 4
+ROUNDS = 3
 
 TOPK = CodecConfig(kind="topk", density=1 / 64)
 AVERAGE = OuterConfig(kind="average", learning_rate=1.0)
@@ -78,7 +78,7 @@ def utilisation(bandwidth_bits_per_s: float, latency_s: float = 0.05) -> dict[st
     rate = flops * recipe.tokens_per_step / STEP_S
     terms = Terms(
         round=RoundTerms(
-            local_steps=STEPS_PER_ROUND, delay_steps=10, quorum=PARTIES, reviews=2, grace_s=3.0,
+            local_steps=STEPS_PER_ROUND, delay_steps=10, quorum=PARTIES, reviews=2, grace_s=8.0,
             snapshot_every=1000,
         ),
         codec=TOPK, outer=AVERAGE,
