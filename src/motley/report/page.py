@@ -14,6 +14,7 @@ from pathlib import Path
 
 from motley.errors import StorageError
 from motley.report.bars import memory_section, time_section
+from motley.report.federation import federation_section
 from motley.report.figures import RunFigures, run_figures
 from motley.report.history import RunHistory
 from motley.report.loss_chart import loss_section
@@ -107,6 +108,7 @@ def _sections(
     return [
         _alerts(history, figures),
         _section("loss", "Loss", loss_section(history), source="measured"),
+        _federation(history),
         _section(
             "chips",
             "Chips",
@@ -135,6 +137,12 @@ def _sections(
         _section("log", "Log", log_table(history)),
         _section("recipe", "Recipe, resolved", recipe_lists(history.recipe)),
     ]
+
+
+def _federation(history: RunHistory) -> Markup | None:
+    content = federation_section(history)
+    note = "Weights are checked by all parties; tokens and losses are each party's own statement."
+    return _section("federation", "Federation", content, note) if content else None
 
 
 def _section(
