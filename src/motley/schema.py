@@ -44,7 +44,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[Motley
     """An instance of the dataclass `cls` from `table`; `where` names the table in messages."""
     if not isinstance(table, Mapping):
         raise error(f"{where}: expected a table, found {_describe(table)}.")
-    hints = _hints(cls)
+    hints = _hints(typing.cast(type, cls))
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:

@@ -169,11 +169,13 @@ class Correspondence:
         self._round = self._member.next_round
         self._member.look()
         self._last = self._member.chain.sealed[-1] if self._member.chain.sealed else None
-        self._num_published = sum(
-            each.update.party == self._member.party
+        decided = [
+            each.update
             for sealed in self._member.chain.sealed
-            for each in (*sealed.accepted, *sealed.rejected)
-        )
+            for verdicts in (sealed.accepted, sealed.rejected)
+            for each in verdicts
+        ]
+        self._num_published = sum(update.party == self._member.party for update in decided)
         whole = {name: value.clone() for name, value in self._state.parameters.items()}
         self._open_round = self._round
         self._tell(News(round=self._round, keep=0.0, change=whole))

@@ -72,7 +72,9 @@ class Entry(NamedTuple):
 class Store(Protocol):
     """All that a federation asks of a store. Safe to use from several threads."""
 
-    traffic: Traffic
+    @property
+    def traffic(self) -> Traffic:
+        """What has gone over its calls."""
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Writes the object if the key is free; whether it was. All or nothing."""
