@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -131,6 +134,27 @@ class Lossy:
 
     def list(self, prefix: str, after: str = "") -> list[Entry]:
         return self.store.list(prefix, after)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MB."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_an_upload(small_disk: Path) -> None:
+    """Whole chunks stay, nothing half; with more space the upload goes on."""
+    store = open_store(str(small_disk / "store"), create=True)
+    with pytest.raises(StoreUnreachableError, match="is full"):
+        write_bulk(store, BIG, None)
+    assert {store.size(entry.key) for entry in store.list("")} <= {CHUNK_BYTES, 10}
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    bulk = write_bulk(store, BIG, None)
+    assert read_bulk(store, bulk, None, max_bytes=len(BIG)) == BIG
 
 
 @pytest.mark.parametrize("cipher", [None, GroupCipher(KEY)], ids=["plain", "encrypted"])
