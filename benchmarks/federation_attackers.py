@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results" / "federation_attackers.json"
 NUM_PARTIES = 5
 ATTACKER = NUM_PARTIES - 1
 STRIKES = 3
-GATE = DefenceConfig(loss_gate=0.002)
+GATE = DefenceConfig(loss_gate=0.005)
 GATE_SAMPLES = range(32)
 
 CODECS = {
