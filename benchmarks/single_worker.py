@@ -44,7 +44,8 @@ def motley_stepper(job: dict[str, Any], data: PreparedData) -> Callable[[int], f
         nonlocal done
         began = time.monotonic()
         for _ in range(steps):
-            engine.train_step(done, source, stop=False)
+            rate = recipe.optimizer.learning_rate
+            engine.train_step(done, source, rate=rate, stop=False)
             done += 1
         engine.runtime.synchronize()
         return time.monotonic() - began

@@ -11,7 +11,8 @@ and exits with the class's `exit_code`; nothing else in the package calls `sys.e
     │   ├── CorpusError           14
     │   ├── TokenizerError        15
     │   ├── PlanMismatchError     16   a plan made for another recipe or cluster
-    │   └── RunFolderError        17   a run folder that exists, is missing or is not one
+    │   ├── RunFolderError        17   a run folder that exists, is missing or is not one
+    │   └── TermsError            18   what a founder wants a federation to be
     ├── NoPlanError               20   the model fits on no split of the cluster
     ├── CheckpointError           30   no whole checkpoint to go on from
     │   └── StorageError          31   the disk is full or not writable
@@ -20,7 +21,17 @@ and exits with the class's `exit_code`; nothing else in the package calls `sys.e
     │   ├── ChipOutOfMemoryError  42
     │   ├── LaunchError           43   the processes could not be started
     │   └── DivergedError         44   the loss is not finite
-    └── ProbeError                50   a device could not be measured
+    ├── ProbeError                50   a device could not be measured
+    └── FederationError           60
+        ├── StoreError            61   the object store cannot be used as it is
+        │   └── StoreUnreachableError  62   it may answer later
+        ├── CharterError          63   missing, changed, or not the one that was joined
+        ├── IdentityError         64   a key that is missing, in use, or not a member's
+        ├── VoidObjectError       65   an object of the log that is not valid in its place
+        ├── LogDamagedError       66   what a seal needs is not in the store any more
+        ├── StateDivergedError    67   this party's parameters differ from the others'
+        ├── VerificationError     68   the log does not hold what it claims
+        └── PayloadError          69   an update's bytes are not what the codec writes
 """
 
 from __future__ import annotations
@@ -75,6 +86,10 @@ class RunFolderError(InputError):
     exit_code = 17
 
 
+class TermsError(InputError):
+    exit_code = 18
+
+
 class NoPlanError(MotleyError):
     exit_code = 20
 
@@ -121,6 +136,52 @@ class DivergedError(TrainingError):
 
 class ProbeError(MotleyError):
     exit_code = 50
+
+
+class FederationError(MotleyError):
+    exit_code = 60
+
+
+class StoreError(FederationError):
+    exit_code = 61
+
+
+class StoreUnreachableError(StoreError):
+    exit_code = 62
+
+
+class CharterError(FederationError):
+    exit_code = 63
+
+
+class IdentityError(FederationError):
+    exit_code = 64
+
+
+class VoidObjectError(FederationError):
+    exit_code = 65
+
+
+class LogDamagedError(FederationError):
+    exit_code = 66
+
+
+class StateDivergedError(FederationError):
+    exit_code = 67
+
+
+class VerificationError(FederationError):
+    exit_code = 68
+
+
+class PayloadError(FederationError):
+    """An update's payload is refused; `reason` is the word of the protocol for it."""
+
+    exit_code = 69
+
+    def __init__(self, message: str, *, reason: str, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.reason = reason
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

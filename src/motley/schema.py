@@ -16,7 +16,7 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from motley.errors import InputError, nearest
+from motley.errors import MotleyError, nearest
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ LARGEST_NUMBER = 1e30
 """Nothing that is counted or measured here comes near; TOML's integers have no end."""
 
 
-def load_toml(path: Path, error: type[InputError]) -> dict[str, Any]:
+def load_toml(path: Path, error: type[MotleyError]) -> dict[str, Any]:
     """The tables of a TOML file; `error` if it is missing, unreadable or not TOML."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def load_toml(path: Path, error: type[InputError]) -> dict[str, Any]:
         raise error(f"{path}: not valid TOML: {cause}.", remedy="Mend that line.") from None
 
 
-def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[InputError]) -> T:
+def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[MotleyError]) -> T:
     """An instance of the dataclass `cls` from `table`; `where` names the table in messages."""
     if not isinstance(table, Mapping):
         raise error(f"{where}: expected a table, found {_describe(table)}.")
@@ -89,7 +89,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _convert(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
+def _convert(hint: Any, value: Any, where: str, error: type[MotleyError]) -> Any:
     if hint in (str, bool, int, float):
         return _convert_plain(hint, value, where, error)
     origin, choices = _parts(hint)
@@ -126,7 +126,7 @@ def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _convert_choice(
-    choices: tuple[Any, ...], value: Any, where: str, error: type[InputError]
+    choices: tuple[Any, ...], value: Any, where: str, error: type[MotleyError]
 ) -> Any:
     if value in choices:
         return value
@@ -135,7 +135,7 @@ def _convert_choice(
     raise error(f"{where}: {_describe(value)} is not one of {listed}.", remedy=hint)
 
 
-def _convert_plain(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
+def _convert_plain(hint: Any, value: Any, where: str, error: type[MotleyError]) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and not abs(value) < LARGEST_NUMBER:
         raise error(f"{where}: {_describe(value)} is not a usable number.")

@@ -24,16 +24,34 @@ GOLDEN = Path(__file__).parent / "golden"
 DEMO_CLUSTER = str(ROOT / "clusters" / "demo.toml")
 VERBS = (
     "probe", "plan", "replace", "predict", "train", "calibrate", "sample", "report", "doctor",
+    "federation",
+)  # fmt: skip
+FEDERATION_VERBS = (
+    "keygen", "create", "admit", "remove", "status", "ledger", "verify", "join", "simulate",
 )  # fmt: skip
 
 FLAGS = {
     "probe": ["--help", "--json", "--out"],
     "plan": [
-        "--cluster", "--goal", "--help", "--hours", "--html", "--json", "--out", "--trainable",
+        "--cluster",
+        "--goal",
+        "--help",
+        "--hours",
+        "--html",
+        "--json",
+        "--out",
+        "--trainable",
         "RECIPE",
     ],
     "replace": [
-        "--count", "--help", "--json", "--model", "--network-gbit", "--per-node", "--with", "CHIP",
+        "--count",
+        "--help",
+        "--json",
+        "--model",
+        "--network-gbit",
+        "--per-node",
+        "--with",
+        "CHIP",
     ],
     "predict": ["--cluster", "--help", "--json", "--out", "--plan", "--recipe", "--table"],
     "calibrate": ["--cluster", "--help", "--json", "--out", "--recipe", "--steps", "RUN"],
@@ -41,6 +59,23 @@ FLAGS = {
     "sample": ["--help", "--json", "--prompt", "--seed", "--temperature", "--tokens", "RUN"],
     "report": ["--help", "--json", "RUN"],
     "doctor": ["--help", "--json"],
+    "federation": ["--help"],
+}
+FEDERATION_FLAGS = {
+    "keygen": ["--help", "--json", "--out", "NAME"],
+    "create": [
+        "--group-key", "--help", "--json", "--key", "--member", "--recipe", "--terms", "STORE",
+    ],
+    "admit": ["--fingerprint", "--help", "--json", "--key", "MEMBER", "STORE"],
+    "remove": ["--fingerprint", "--help", "--json", "--key", "NAME", "STORE"],
+    "status": ["--fingerprint", "--help", "--json", "STORE"],
+    "ledger": ["--fingerprint", "--help", "--json", "--out", "STORE"],
+    "verify": ["--fingerprint", "--group-key", "--help", "--json", "--ledger", "STORE"],
+    "join": [
+        "--cluster", "--fingerprint", "--group-key", "--help", "--json", "--key", "--run",
+        "RECIPE", "STORE",
+    ],
+    "simulate": ["--help", "--json", "--local-steps", "--parties", "--rounds", "--store"],
 }  # fmt: skip
 """Everything that the user can say. A new flag needs a reason, and a line here."""
 
@@ -95,11 +130,11 @@ def fails(result: subprocess.CompletedProcess[str], code: int) -> str:
     return result.stderr[result.stderr.index("error:") :]
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
+@pytest.mark.parametrize("verb", ["", *VERBS, *(f"federation {v}" for v in FEDERATION_VERBS)])
 def test_help(verb: str) -> None:
     result = motley(*verb.split(), "--help")
     assert (result.returncode, result.stderr) == (0, "")
-    path = GOLDEN / f"cli_{verb or 'motley'}.txt"
+    path = GOLDEN / f"cli_{verb.replace(' ', '_') or 'motley'}.txt"
     if os.environ.get("MOTLEY_REWRITE_GOLDEN") == "1":
         path.write_text(result.stdout)
     assert result.stdout == path.read_text()
@@ -111,17 +146,22 @@ def test_without_a_verb_the_help_is_shown() -> None:
     assert (GOLDEN / "cli_motley.txt").read_text().strip() in result.stdout + result.stderr
 
 
-def test_the_verbs_and_their_flags_are_these() -> None:
-    group: Any = typer.main.get_command(main.app)
-    taken = {
+def flags_of(group: Any) -> dict[str, list[str]]:
+    return {
         verb: sorted(
             {name for each in command.params for name in (each.opts if each.param_type_name
              == "option" else [each.metavar])} | {"--help"}
         )
         for verb, command in group.commands.items()
     }  # fmt: skip
-    assert taken == FLAGS
+
+
+def test_the_verbs_and_their_flags_are_these() -> None:
+    group: Any = typer.main.get_command(main.app)
+    assert flags_of(group) == FLAGS
     assert tuple(group.commands) == VERBS
+    assert flags_of(group.commands["federation"]) == FEDERATION_FLAGS
+    assert tuple(group.commands["federation"].commands) == FEDERATION_VERBS
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ LEVELS = (
     ("optim",),
     ("plan",),
     ("train",),
-    ("report", "doctor"),
+    ("report", "doctor", "federation"),
     ("cli",),
 )
 """The parts of the package, from the bottom up; parts of one level know nothing of each other."""

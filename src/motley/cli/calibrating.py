@@ -61,7 +61,8 @@ def _short_run(
     recipe: Recipe, cluster_file: Path | None, steps: int, *, as_json: bool
 ) -> RunFolder:
     """Some steps of the recipe, without its checkpoints and validations in between."""
-    from motley.cli.training import execute
+    from motley.cli.training import watch
+    from motley.train.launch import start
 
     short = dataclasses.replace(
         recipe,
@@ -73,7 +74,7 @@ def _short_run(
     cluster = cluster_for(cluster_file)
     folder, _ = new_run(short, cluster, None, next_run_path(short.name), say)
     say(f"Training {steps} steps in {folder.path}.")
-    execute(folder, quiet=as_json)
+    watch(start(folder), f"motley train --resume {folder.path}", quiet=as_json)
     return folder
 
 

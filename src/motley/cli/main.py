@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from motley.cli import verbs
+from motley.cli import federation_verbs, verbs
 from motley.errors import MotleyError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ for verb in (
     verbs.doctor,
 ):
     app.command()(verb)
+app.add_typer(federation_verbs.app)
 
 INTERRUPTED = 130
 """What typer makes of Ctrl-C, as shells do."""

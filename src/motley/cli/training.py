@@ -34,33 +34,39 @@ def run(
     """Trains to the end; raises the one error that explains why it could not."""
     folder = _prepare(recipe_file, cluster_file, plan_file, run_path, resume, as_json=as_json)
     say(f"Training in {folder.path}. Ctrl-C saves and stops.")
-    execute(folder, quiet=as_json)
-    if as_json:
-        print_json(summary_dict(RunHistory.load(folder.path)))
-    else:
-        say(_last_words(folder))
+    go_on = f"motley train --resume {folder.path}"
+    watch(start(folder), go_on, quiet=as_json)
+    say_end(folder, go_on, as_json=as_json)
 
 
-def execute(folder: RunFolder, *, quiet: bool) -> None:
-    """Starts the ranks of a run and waits for their end; raises what made them fail."""
-    job = start(folder)
+def watch(job: Job, go_on: str, *, quiet: bool) -> None:
+    """Shows a run to its end; `go_on` is the command that resumes it. Raises what made it fail."""
+    folder = job.folder
     with _stopping(job):
         if quiet:
             job.process.wait()
         else:
             follow(folder.events, lambda: not job.is_running)
     if job.was_killed:
-        say(f"Ended at once. Go on from the newest checkpoint: motley train --resume {folder.path}")
+        say(f"Ended at once. Go on from the newest checkpoint: {go_on}")
         raise KeyboardInterrupt
     failure = job.failure()
     if failure is not None:
-        failure.remedy = failure.remedy.replace("--resume RUN", f"--resume {folder.path}")
+        failure.remedy = failure.remedy.replace("motley train --resume RUN", go_on)
         raise failure
 
 
-def _last_words(folder: RunFolder) -> str:
+def say_end(folder: RunFolder, go_on: str, *, as_json: bool) -> None:
+    """The summary of a run as data, or where to go from here."""
+    if as_json:
+        print_json(summary_dict(RunHistory.load(folder.path)))
+    else:
+        say(_last_words(folder, go_on))
+
+
+def _last_words(folder: RunFolder, go_on: str) -> str:
     if RunHistory.load(folder.path).state == "stopped":
-        return f"Stopped and saved. Go on with: motley train --resume {folder.path}"
+        return f"Stopped and saved. Go on with: {go_on}"
     return f"Done. See it: motley report {folder.path}"
 
 

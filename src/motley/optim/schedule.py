@@ -7,7 +7,7 @@ import math
 from motley.recipe import ScheduleConfig
 
 
-def learning_rate(peak: float, schedule: ScheduleConfig, step: int) -> float:
+def learning_rate(peak: float, schedule: ScheduleConfig, step: float) -> float:
     """The rate of the update number `step` (from 0): linear warm-up, then decay to a share.
 
     Cosine decay follows Loshchilov and Hutter (arXiv 1608.03983) without restarts.

@@ -73,6 +73,10 @@ class RunHistory:
     validations: tuple[Validation, ...]
     timelines: tuple[Timeline, ...]
     notices: tuple[Notice, ...]
+    rounds: tuple[Event, ...]
+    """Of the federation that the run takes part in: events, each round once."""
+    updates: tuple[Event, ...]
+    """What the run has published there."""
     state: State
 
     @classmethod
@@ -148,6 +152,8 @@ class HistoryBuilder:
     _validations: dict[int, Validation] = field(default_factory=dict)
     _timelines: dict[int, Timeline] = field(default_factory=dict)
     _notices: list[Notice] = field(default_factory=list)
+    _rounds: dict[int, Event] = field(default_factory=dict)
+    _updates: list[Event] = field(default_factory=list)
     _state: State = "running"
     _num_events: int = 0
 
@@ -170,6 +176,8 @@ class HistoryBuilder:
             "validation": self._validation,
             "timeline": self._timeline,
             "run_finished": self._finish,
+            "federation_round": self._federation_round,
+            "federation_update": self._updates.append,
         }
         try:
             handlers.get(name, self._notice)(event)
@@ -198,6 +206,8 @@ class HistoryBuilder:
             validations=_in_order(self._validations),
             timelines=_in_order(self._timelines),
             notices=tuple(self._notices),
+            rounds=_in_order(self._rounds),
+            updates=tuple(self._updates),
             state=self._state,
         )
 
@@ -246,6 +256,9 @@ class HistoryBuilder:
     def _timeline(self, event: Event) -> None:
         step = int(event["step"])
         self._timelines[step] = Timeline(step=step, spans=spans_of(event))
+
+    def _federation_round(self, event: Event) -> None:
+        self._rounds[int(event["round"])] = event
 
     def _finish(self, event: Event) -> None:
         reason = text(event, "reason")

@@ -15,6 +15,7 @@ from motley.report.document import (
     section,
     write_page,
 )
+from motley.report.federation import federation_section
 from motley.report.figures import RunFigures, run_figures
 from motley.report.history import RunHistory
 from motley.report.loss_chart import loss_section
@@ -71,6 +72,7 @@ def _sections(
     return [
         _alerts(history, figures),
         section("loss", "Loss", loss_section(history), source="measured"),
+        _federation(history),
         section(
             "chips",
             "Chips",
@@ -99,6 +101,12 @@ def _sections(
         section("log", "Log", log_table(history)),
         section("recipe", "Recipe, resolved", recipe_lists(history.recipe)),
     ]
+
+
+def _federation(history: RunHistory) -> Markup | None:
+    content = federation_section(history)
+    note = "Weights are checked by all parties; tokens and losses are each party's own statement."
+    return section("federation", "Federation", content, note) if content else None
 
 
 def _header(history: RunHistory, figures: RunFigures) -> Markup:

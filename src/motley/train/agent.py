@@ -1,8 +1,9 @@
-"""Starts the processes of a run through torchelastic: `python -m motley.train.agent RUN`.
+"""Starts the processes of a run through torchelastic: `python -m motley.train.agent RUN WORKER`.
 
-A process of its own, so that the launcher stays free to show progress and to answer Ctrl-C. It ends
-when all ranks have ended; if one fails, the others are stopped within seconds and the exit codes go
-into the run's `failures` folder. If its own parent disappears, it takes the ranks with it.
+WORKER is the module that each rank runs. The agent is a process of its own, so that the launcher
+stays free to show progress and to answer Ctrl-C. It ends when all ranks have ended; if one fails,
+the others are stopped within seconds and the exit codes go into the run's `failures` folder. If its
+own parent disappears, it takes the ranks with it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ from motley.train.orphan import follow_parent
 
 def main() -> int:
     """Runs all ranks of the plan on this machine."""
-    folder = open_run_folder(Path(sys.argv[1]))
+    path, worker = sys.argv[1:]
+    folder = open_run_folder(Path(path))
     follow_parent()
     try:
-        elastic_launch(_config(folder), sys.executable)(
-            "-u", "-m", "motley.train.worker", str(folder.path)
-        )
+        elastic_launch(_config(folder), sys.executable)("-u", "-m", worker, str(folder.path))
     except ChildFailedError as failure:
         codes = {rank: each.exitcode for rank, each in failure.failures.items()}
         folder.failures.mkdir(exist_ok=True)

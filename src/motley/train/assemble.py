@@ -111,9 +111,7 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
     parameters = build_parameters(config, stage.layers, runtime, recipe.seed)
     hold_parameters(runtime, parameters, config, recipe.batch.sequence_length)
     costs = {
-        layer: layer_cost(
-            config, layer, recipe.batch.sequence_length, stage.precision, recompute
-        )
+        layer: layer_cost(config, layer, recipe.batch.sequence_length, stage.precision, recompute)
         for layer in stage.layers
     }
     engine = Engine(

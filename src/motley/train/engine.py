@@ -19,7 +19,6 @@ from motley.chips.runtime import Runtime
 from motley.data.batches import SampleSource
 from motley.errors import DivergedError
 from motley.model.counts import parameter_groups
-from motley.optim.schedule import learning_rate
 from motley.plan.plan import Placement
 from motley.plan.schedule import one_forward_one_backward
 from motley.plan.stack import MOTLEY
@@ -97,9 +96,11 @@ class Engine:
         self.runtime.align(moment)
         return moment
 
-    def train_step(self, step: int, source: SampleSource, *, stop: bool) -> StepResult:
-        """One update, number `step` from 0. `DivergedError` if the loss is not finite."""
-        rate = learning_rate(self.recipe.optimizer.learning_rate, self.recipe.schedule, step)
+    def train_step(self, step: int, source: SampleSource, *, rate: float, stop: bool) -> StepResult:
+        """One update on the samples of step `step` (from 0), at learning rate `rate`.
+
+        `DivergedError` if the loss is not finite.
+        """
         loss_sum, num_targets = self._pipeline(step, source)
         with self.timer.span("sync"):
             self.reducer.finish()

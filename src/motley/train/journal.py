@@ -166,5 +166,9 @@ class Journal:
     def message(self, text: str) -> None:
         self._log.write("message", text=text)
 
+    def record(self, event: str, **fields: Any) -> None:
+        """An event of what the training is part of."""
+        self._log.write(event, **fields)
+
     def end(self, step: int, reason: str, seconds: float) -> None:
         self._log.write("run_finished", step=step, reason=reason, seconds=seconds)

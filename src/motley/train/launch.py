@@ -16,6 +16,9 @@ from motley.events import EventLog, read_events
 from motley.train.failure import explain
 from motley.train.folder import EXIT_CODES, RunFolder
 
+WORKER = "motley.train.worker"
+"""The module that a rank of an ordinary run runs."""
+
 
 @dataclass
 class Job:
@@ -88,15 +91,15 @@ class Job:
             log.write("run_finished", step=last_step(self.folder), reason="failed", seconds=None)
 
 
-def start(folder: RunFolder) -> Job:
-    """Starts all ranks of the run's plan on this machine."""
+def start(folder: RunFolder, worker: str = WORKER) -> Job:
+    """Starts all ranks of the run's plan on this machine; each runs the module `worker`."""
     folder.stop_request.unlink(missing_ok=True)
     shutil.rmtree(folder.failures, ignore_errors=True)
     folder.logs.mkdir(exist_ok=True)
     environment = {**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"}
     with open(folder.logs / "agent.log", "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "motley.train.agent", str(folder.path)],
+            [sys.executable, "-m", "motley.train.agent", str(folder.path), worker],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -10,6 +10,7 @@ from torch import Tensor
 from motley.data.batches import SampleSource
 from motley.errors import StorageError
 from motley.train.checkpoint import CheckpointWriter, Progress, named_state
+from motley.train.course import Course
 from motley.train.engine import Engine, StepResult
 from motley.train.folder import RunFolder
 from motley.train.journal import Journal
@@ -21,6 +22,7 @@ class Training:
     """What one rank trains with. `journal` is rank 0's alone."""
 
     engine: Engine
+    course: Course
     folder: RunFolder
     writer: CheckpointWriter
     journal: Journal | None
@@ -32,19 +34,23 @@ class Training:
     _save_began: float = 0.0
 
     def run(self, first_step: int) -> None:
-        """From `first_step` updates done to the end of the schedule, or to a requested stop."""
+        """From `first_step` updates done to the end of the course, or to a requested stop."""
         recipe = self.engine.recipe
+        first_step = self.course.begin(first_step)
         if self.journal:
             self.journal.begin(self.engine, first_step)
         self._saved_step = first_step
         began = time.monotonic()
         self.engine.align()
         step, stopped = first_step, False
-        while step < recipe.schedule.steps and not stopped:
-            result = self.engine.train_step(step, self.samples, stop=self._stop_requested())
+        while not stopped and not self.course.is_over(step):
+            rate = self.course.learning_rate(step)
+            stop = self._stop_requested()
+            result = self.engine.train_step(step, self.samples, rate=rate, stop=stop)
             step, stopped = step + 1, result.stop
             self._record(step, result)
-            is_end = step == recipe.schedule.steps or stopped
+            self.course.after_step(step, result)
+            is_end = stopped or self.course.is_over(step)
             if step % recipe.validation.every_steps == 0 or is_end:
                 self._validate(step)
             self._finish_save(wait=is_end or step % recipe.checkpoint.every_steps == 0)
@@ -52,7 +58,7 @@ class Training:
                 self._begin_save(step)
         self._finish_save(wait=True, is_final=True)
         if self.journal:
-            reason = "stopped" if step < recipe.schedule.steps else "done"
+            reason = "done" if self.course.is_over(step) else "stopped"
             self.journal.end(step, reason, time.monotonic() - began)
 
     def _stop_requested(self) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ from motley.train.checkpoint import (
     named_state,
     newest_whole,
 )
+from motley.train.course import Course
 from motley.train.engine import Engine
 from motley.train.failure import write_failure
 from motley.train.folder import RunFolder, open_run_folder
@@ -34,16 +37,35 @@ from motley.train.loop import Training
 from motley.train.orphan import follow_parent
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one rank; the exit code says whether it ended well."""
-    (path,) = sys.argv[1:] if argv is None else argv
+@dataclass(frozen=True)
+class Rank:
+    """What a rank has when its training is about to begin."""
+
+    engine: Engine
+    folder: RunFolder
+    data: PreparedData
+    journal: Journal | None
+    """Of rank 0 alone."""
+
+
+CourseOf = Callable[[Rank], Course]
+
+
+def recipe_course(rank: Rank) -> Course:
+    """The course of a run of its own."""
+    return Course(rank.engine.recipe)
+
+
+def main(argv: list[str], course_of: CourseOf = recipe_course) -> int:
+    """Runs one rank of the run that `argv` names; the exit code says whether it ended well."""
+    (path,) = argv
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher asks for a stop by a file
     follow_parent()
     folder = open_run_folder(Path(path))
     rank = int(os.environ["RANK"])
     chip = folder.plan_chip(rank)
     try:
-        run_rank(folder, rank, chip)
+        run_rank(folder, rank, chip, course_of)
     except BaseException as error:
         write_failure(folder.failures, rank, chip.name, error)
         sys.stderr.flush()
@@ -51,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     os._exit(0)  # skips the teardown of libraries, which may hang on lost peers
 
 
-def run_rank(folder: RunFolder, rank: int, chip: Chip) -> None:
+def run_rank(folder: RunFolder, rank: int, chip: Chip, course_of: CourseOf) -> None:
     """Joins the others, restores the newest whole checkpoint, trains to the end or a stop."""
     _set_threads(chip)
     keep_freed_memory()
@@ -70,6 +92,7 @@ def run_rank(folder: RunFolder, rank: int, chip: Chip) -> None:
     length = recipe.batch.sequence_length
     training = Training(
         engine=engine,
+        course=course_of(Rank(engine, folder, data, journal)),
         folder=folder,
         writer=CheckpointWriter(
             folder.checkpoints, recipe.checkpoint.keep, groups.checkpoint, is_leader=rank == 0
@@ -127,4 +150,4 @@ def _restore(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,304 @@
+"""The verbs of `motley federation` that found, govern and check one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from motley.cli.output import print_json, say
+from motley.errors import (
+    IdentityError,
+    InputError,
+    StorageError,
+    TermsError,
+    VerificationError,
+)
+from motley.federation.amending import Action, amend
+from motley.federation.charter import FINGERPRINT_DIGITS, MemberKey, shared_recipe
+from motley.federation.encrypt import GroupCipher, load_group_key, save_group_key
+from motley.federation.identity import Identity, load_identity, new_identity, save_identity
+from motley.federation.ledger import STATED, LedgerLine, ledger, to_csv
+from motley.federation.store import open_store
+from motley.federation.terms import Terms, load_terms
+from motley.federation.view import View
+from motley.units import percent, si, size
+
+
+def keygen(name: str, out: Path, *, as_json: bool) -> None:
+    identity = new_identity(name)
+    save_identity(identity, out)
+    member = f"{identity.party}:{identity.public_key}"
+    if as_json:
+        print_json({"party": identity.party, "public_key": identity.public_key, "file": str(out)})
+        return
+    print(member)
+    say(f"The private key is in {out}; keep it to yourself. Give the founder the line above.")
+
+
+def create(
+    store_url: str,
+    recipe_file: Path,
+    terms_file: Path | None,
+    key_file: Path,
+    members: list[str],
+    group_key_file: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from motley.federation.founding import check_free, found, initial_parameters
+    from motley.federation.state import GlobalState
+    from motley.recipe import load_recipe
+    from motley.train.prepare import prepare_data
+
+    founder = load_identity(key_file)
+    terms = load_terms(terms_file) if terms_file else Terms()
+    keys = _member_keys(founder, members, terms)
+    recipe = load_recipe(recipe_file)
+    store = open_store(store_url, create=True)
+    check_free(store)
+    recipe, prepared = prepare_data(recipe, say)
+    group_key = _group_key(terms, group_key_file)
+    state = GlobalState(terms, initial_parameters(recipe.model, recipe.seed))
+    tokenizer = (prepared.folder / "tokenizer.json").read_bytes()
+    charter, digest = found(
+        store,
+        state,
+        shared_recipe(recipe),
+        (prepared.tokenizer.digest, tokenizer),
+        founder,
+        keys,
+        group_key,
+    )
+    if as_json:
+        print_json({"federation": digest, "fingerprint": digest[:FINGERPRINT_DIGITS]})
+        return
+    say(
+        f"Founded '{charter.terms.name}' in {store_url} with {len(keys)} parties. "
+        "Tell them this fingerprint over another channel:"
+    )
+    print(digest[:FINGERPRINT_DIGITS])
+
+
+def _member_keys(founder: Identity, members: list[str], terms: Terms) -> list[MemberKey]:
+    """The founder and the others, each once; `TermsError` if they cannot meet the terms."""
+    keys = [_member_key(text) for text in members]
+    own = MemberKey(name=founder.party, public_key=founder.public_key)
+    if own not in keys:
+        keys.insert(0, own)
+    if len({key.name for key in keys}) < len(keys) or len({k.public_key for k in keys}) < len(keys):
+        raise InputError("a name or a key is given for two parties.", remedy="Name each once.")
+    if terms.round.quorum > len(keys):
+        raise TermsError(
+            f"round.quorum is {terms.round.quorum}, but there are {len(keys)} parties.",
+            remedy="Add parties with --member, or lower the quorum.",
+        )
+    return keys
+
+
+def _member_key(text: str) -> MemberKey:
+    name, separator, public_key = text.partition(":")
+    try:
+        if not separator:
+            raise ValueError("there is no ':' in it")
+        return MemberKey(name=name, public_key=public_key)
+    except ValueError as cause:
+        raise InputError(
+            f"'{text}' is not NAME:PUBLICKEY: {cause}.",
+            remedy="Give the line that 'motley federation keygen' printed.",
+        ) from None
+
+
+def _group_key(terms: Terms, path: Path | None) -> bytes | None:
+    """A new group key in that file, if payloads are to be encrypted."""
+    if terms.encrypted != (path is not None):
+        raise InputError(
+            "a group key is needed if, and only if, the terms say encrypted = true.",
+            remedy="Give --group-key FILE for a new key, or leave encryption out.",
+        )
+    return save_group_key(path) if path else None
+
+
+def admit(
+    store_url: str, member: str, key_file: Path, fingerprint: str | None, *, as_json: bool
+) -> None:
+    if ":" in member:
+        key = _member_key(member)
+        _amend(store_url, key_file, fingerprint, "admit", key.name, key.public_key, as_json)
+    else:
+        _amend(store_url, key_file, fingerprint, "readmit", member, None, as_json)
+
+
+def remove(
+    store_url: str, name: str, key_file: Path, fingerprint: str | None, *, as_json: bool
+) -> None:
+    _amend(store_url, key_file, fingerprint, "remove", name, None, as_json)
+
+
+def _amend(
+    store_url: str,
+    key_file: Path,
+    fingerprint: str | None,
+    action: Action,
+    name: str,
+    public_key: str | None,
+    as_json: bool,
+) -> None:
+    identity = load_identity(key_file)
+    view = View(open_store(store_url), fingerprint)
+    amendment = amend(view, identity, action, name, public_key)
+    if as_json:
+        print_json(dataclasses.asdict(amendment))
+    else:
+        say(f"Amendment {amendment.number}: {action} '{name}'. It takes effect in the next seal.")
+
+
+def status(store_url: str, fingerprint: str | None, *, as_json: bool) -> None:
+    view = View(open_store(store_url), fingerprint)
+    view.refresh()
+    look = view.look()
+    charter = view.chain.charter
+    last = view.chain.sealed[-1] if view.chain.sealed else None
+    data = {
+        "name": charter.terms.name,
+        "fingerprint": view.federation[:FINGERPRINT_DIGITS],
+        "founder": charter.founder.name,
+        "next_round": view.chain.next_round,
+        "last_seal": last and {"round": last.round, "party": last.party},
+        "published": sorted(look.updates),
+        "reviewed": sorted(look.reviews),
+        "pending_amendments": len(look.pending),
+        "parties": [
+            {"party": line.party, "standing": line.standing, "strikes": line.strikes}
+            for line in ledger(view.chain)
+        ],
+        "rejected": [
+            {"round": sealed.round, "party": each.update.party, "reason": each.reason}
+            for sealed in view.chain.sealed
+            for each in sealed.rejected
+        ],
+        "refused": [dataclasses.asdict(refusal) for refusal in view.log.refused],
+    }
+    if as_json:
+        print_json(data)
+    else:
+        _print_status(data, charter.terms)
+
+
+def _print_status(data: dict[str, Any], terms: Terms) -> None:
+    print(f"{data['name']}, fingerprint {data['fingerprint']}, founded by {data['founder']}")
+    print(
+        f"rounds sealed: {data['next_round']}; steps per round: "
+        f"{terms.round.local_steps // terms.round.fragments}; codec: {terms.codec.kind}; "
+        f"quorum: {terms.round.quorum}"
+    )
+    if data["last_seal"]:
+        print(f"last sealed by {data['last_seal']['party']}")
+    for line in data["parties"]:
+        published = "published" if line["party"] in data["published"] else "-"
+        print(f"  {line['party']:<32} {line['standing']:<10} {published}")
+    for each in data["rejected"][-10:]:
+        print(f"rejected in round {each['round']}: {each['party']}: {each['reason']}")
+    for each in data["refused"][-10:]:
+        print(f"refused: {each['key']}: {each['reason']}")
+
+
+def show_ledger(
+    store_url: str, out: Path | None, fingerprint: str | None, *, as_json: bool
+) -> None:
+    view = View(open_store(store_url), fingerprint)
+    view.refresh()
+    lines = ledger(view.chain)
+    if out is not None:
+        try:
+            out.write_text(to_csv(lines, view.chain.next_round), encoding="utf-8")
+        except OSError as cause:
+            raise StorageError(
+                f"{out} cannot be written: {cause}.", remedy="Name another."
+            ) from None
+    if as_json:
+        print_json(
+            {"rounds": view.chain.next_round, "lines": [dataclasses.asdict(line) for line in lines]}
+        )
+        return
+    _print_ledger(lines, view.chain.next_round)
+    if out is not None:
+        say(f"Written to {out}.")
+
+
+def _print_ledger(lines: list[LedgerLine], rounds: int) -> None:
+    print(f"after {rounds} rounds; {', '.join(STATED)}: as each party states them")
+    head = ("party", "share", "accepted", "rejected", "tokens", "chip-seconds", "bytes", "standing")
+    rows = [
+        (
+            line.party,
+            percent(line.share),
+            str(line.accepted),
+            str(line.rejected),
+            si(line.tokens),
+            si(line.chip_seconds),
+            size(line.payload_bytes),
+            line.standing,
+        )
+        for line in lines
+    ]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def check(
+    store_url: str,
+    ledger_file: Path | None,
+    group_key_file: Path | None,
+    fingerprint: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    from motley.federation.verify import verify
+
+    view = View(open_store(store_url), fingerprint)
+    cipher = _cipher(view, group_key_file)
+    text = _read_ledger(ledger_file) if ledger_file else None
+    result = verify(view, cipher, ledger_csv=text)
+    if as_json:
+        print_json({**dataclasses.asdict(result), "holds": result.holds})
+    else:
+        for finding in result.findings:
+            print(f"round {finding.round}: {finding.party} {finding.what}")
+        for refusal in result.refused:
+            print(f"refused: {refusal.key}: {refusal.reason}")
+        print(
+            f"{result.rounds} rounds, {result.updates} updates, {result.digests} digests and "
+            f"{result.ledger_lines} ledger lines were checked; state {result.state[:16]}."
+        )
+    if not result.holds:
+        raise VerificationError(
+            "the log does not hold what it claims: " + "; ".join(result.faults[:5]) + ".",
+            remedy="Compare with another copy of the store, and on another machine.",
+        )
+
+
+def _cipher(view: View, path: Path | None) -> GroupCipher | None:
+    from motley.federation.bulk import check_group_key
+
+    if not view.chain.charter.terms.encrypted:
+        return None
+    if path is None:
+        raise IdentityError(
+            "the payloads of this federation are encrypted; without its group key they cannot be "
+            "replayed.",
+            remedy="Give --group-key FILE.",
+        )
+    cipher = GroupCipher(load_group_key(path))
+    check_group_key(view.log.store, view.chain.charter, cipher)
+    return cipher
+
+
+def _read_ledger(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise InputError(f"{path} cannot be read: {cause}.", remedy="Check the path.") from None

@@ -1,0 +1,193 @@
+"""The charter: what all parties of a federation have agreed on, signed by its founder.
+
+`docs/protocol.md` says what the fields mean together. Everything that changes the mathematics
+between parties stands here and nowhere else; a party adds only its own text, seed and chips.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from motley.errors import CharterError, VoidObjectError
+from motley.federation.identity import Identity, check_name, check_public_key
+from motley.federation.objects import Signed, digest_of, open_signed
+from motley.federation.terms import Terms
+from motley.model.config import ModelConfig
+from motley.recipe import OptimizerConfig, Recipe, ScheduleConfig
+from motley.schema import build, require_positive
+
+FINGERPRINT_DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A stored piece of a bulk object."""
+
+    digest: str
+    bytes: int
+    copy: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "bytes")
+        check_digest("digest", self.digest)
+        if not 0 <= self.copy < 64:
+            raise ValueError(f"copy: must be from 0 to 63, found {self.copy}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bulk:
+    """Many bytes in the store: `bytes` of them before encryption."""
+
+    bytes: int
+    chunks: tuple[Chunk, ...]
+
+    def __post_init__(self) -> None:
+        require_positive(self, "bytes")
+        if not self.chunks:
+            raise ValueError("chunks: there are none")
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(chunk.bytes for chunk in self.chunks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberKey:
+    """A party and the key that its objects are signed with."""
+
+    name: str
+    public_key: str
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_public_key(self.public_key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRecipe:
+    """The part of the recipe that all parties train alike."""
+
+    model: ModelConfig
+    """With its vocabulary, so that all parties have the same parameters."""
+    sequence_length: int
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+
+    def __post_init__(self) -> None:
+        require_positive(self, "sequence_length")
+        if self.model.vocab_size is None:
+            raise ValueError("model.vocab_size: must be given")
+
+
+def shared_recipe(recipe: Recipe) -> SharedRecipe:
+    """What a recipe says that all parties must train alike."""
+    return SharedRecipe(
+        model=recipe.model,
+        sequence_length=recipe.batch.sequence_length,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedBulk:
+    """A bulk object with the digest of what it means (tokenizer or state)."""
+
+    digest: str
+    bulk: Bulk
+
+    def __post_init__(self) -> None:
+        check_digest("digest", self.digest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charter:
+    """All that `charter.json` says. `digest` is the federation's identity."""
+
+    terms: Terms
+    founder: MemberKey
+    members: tuple[MemberKey, ...]
+    recipe: SharedRecipe
+    tokenizer: NamedBulk
+    base: NamedBulk
+    payload_bytes: int
+    """The largest payload of an update."""
+    version: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        require_positive(self, "payload_bytes")
+        if not self.members:
+            raise ValueError("members: there are none")
+        names = Counter(member.name for member in (self.founder, *self.members))
+        keys = Counter(member.public_key for member in self.members)
+        if self.founder in self.members:
+            names[self.founder.name] -= 1
+        for text, count in (names + keys).items():
+            if count > 1:
+                raise ValueError(f"members: {text} is there twice")
+
+    def body(self) -> dict[str, Any]:
+        """What the founder signs."""
+        return {"kind": "charter", **plain(self)}
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as plain JSON values, with unset fields left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        pairs = ((each.name, getattr(value, each.name)) for each in dataclasses.fields(value))
+        return {name: plain(item) for name, item in pairs if item is not None}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def check_digest(name: str, text: str) -> None:
+    """`ValueError` if `text` is not a SHA-256 in hex."""
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+        raise ValueError(f"{name}: {text[:80]!r} is not 64 small hex digits")
+
+
+def sign_charter(charter: Charter, founder: Identity) -> Signed:
+    """The charter as it lies in the store."""
+    assert founder.party == charter.founder.name
+    assert founder.public_key == charter.founder.public_key
+    return founder.sign(charter.body())
+
+
+def read_charter(data: bytes, fingerprint: str | None = None) -> tuple[Charter, str]:
+    """The charter in `data` and its digest, which must begin with `fingerprint` where one is given;
+    `CharterError` says what is wrong."""
+    digest = digest_of(data)
+    if fingerprint is not None and not digest.startswith(fingerprint.lower()):
+        raise CharterError(
+            f"this is another charter: its fingerprint is {digest[:FINGERPRINT_DIGITS]}, "
+            f"not {fingerprint[:FINGERPRINT_DIGITS]}.",
+            remedy="Ask the founder for store and fingerprint; the charter may have been changed.",
+        )
+    try:
+        signed = open_signed(data, "charter", lambda party: _founder_key(data, party))
+    except VoidObjectError as cause:
+        raise CharterError(
+            f"the charter is damaged or was changed: {cause.message}.",
+            remedy="Do not join; ask the founder for the original.",
+        ) from None
+    table = {key: item for key, item in signed.body.items() if key not in ("kind", "party")}
+    charter = build(Charter, table, "charter", CharterError)
+    if charter.founder.name != signed.party:
+        raise CharterError("the charter is not signed by the founder that it names.")
+    return charter, digest
+
+
+def _founder_key(data: bytes, party: str) -> str | None:
+    """The key that the charter itself gives for its founder."""
+    founder = json.loads(data)["body"].get("founder")
+    if not isinstance(founder, dict) or founder.get("name") != party:
+        return None
+    key = founder.get("public_key")
+    return key if isinstance(key, str) else None

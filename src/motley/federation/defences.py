@@ -1,0 +1,196 @@
+"""What makes a member vote against an update. Reasons are the words of the protocol; "" accepts.
+
+All but the loss gate are pure functions of the payloads: every member and every later replay comes
+to the same verdict, bit for bit. The loss gate is measured on each reviewer's own held-out text.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from motley.errors import PayloadError
+from motley.federation.codec.codec import Codec
+from motley.federation.codec.layout import Shapes
+from motley.federation.codec.payload import Payload
+from motley.federation.merge import clip_factors
+from motley.federation.similarity import Cosines, agreement, cosines
+from motley.federation.terms import AggregateConfig, DefenceConfig
+
+SURELY_COPIED = 0.999
+"""Cosine from which two updates are one, whatever the others look like. Independent parties were
+never measured above 0.9, at the start of a training included."""
+COPIED_SHARE = 0.2
+"""Two updates are also one if they are this much closer (1 - cosine) than the median pair."""
+OPPOSED = -0.1
+"""Agreement with all others below which an update works against them."""
+_MIN_PAIRS = 3
+
+LossOf = Callable[[Mapping[str, Tensor]], float]
+"""Held-out nats per token of a model with these parameters replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """What a judgement was based on, by candidate."""
+
+    reasons: list[str]
+    norms: list[float]
+    """L2; 0 where the payload is not readable."""
+    agreements: list[float]
+    """Cosine with the sum of the other directions; 0 where it was not needed."""
+    rises: list[float]
+    """Of the held-out loss, in nats per token; 0 where it was not measured."""
+
+
+def judge(
+    payloads: Sequence[Payload],
+    *,
+    codec: Codec,
+    shapes: Shapes,
+    aggregate: AggregateConfig,
+    defences: DefenceConfig,
+    earlier: Sequence[Payload] = (),
+    gate: Callable[[Sequence[Payload]], list[float]] | None = None,
+) -> Review:
+    """A reason for each candidate of a round, given in the order in which the reviewer saw them.
+
+    `earlier` are payloads of rounds before for the same parameters. `gate` measures how much each
+    update alone raises the held-out loss; it is asked only for what all else accepts.
+    """
+    review = _read(payloads, codec, shapes)
+    _refuse(review, _by_norm(review.norms, review.reasons, defences.max_norm_ratio))
+    alive = [index for index, reason in enumerate(review.reasons) if not reason]
+    if len(alive) + len(earlier) > 1:
+        _refuse_alike(review, alive, payloads, earlier, codec, shapes, aggregate)
+    if gate is not None and defences.loss_gate is not None:
+        alive = [index for index, reason in enumerate(review.reasons) if not reason]
+        for index, rise in zip(alive, gate([payloads[i] for i in alive]), strict=True):
+            review.rises[index] = rise
+            if not rise <= defences.loss_gate:
+                review.reasons[index] = "loss_gate"
+    return review
+
+
+def measure_rises(
+    parameters: Mapping[str, Tensor],
+    payloads: Sequence[Payload],
+    *,
+    codec: Codec,
+    shapes: Shapes,
+    loss_of: LossOf,
+    rate: float,
+) -> list[float]:
+    """How much each update raises the held-out loss by the share with which it would count: cut to
+    the median norm, one of as many as there are. At full length an honest one raises it too: what
+    makes a sparse update of one party noisy goes away only in the average.
+
+    `rate` is the outer learning rate. An update that makes the loss infinite or NaN gives infinity.
+    """
+    norms = [math.sqrt(codec.squared_norm(payload, shapes)) for payload in payloads]
+    before = loss_of({})
+    rises = []
+    for payload, factor in zip(payloads, clip_factors(norms) if norms else [], strict=True):
+        delta = codec.decode(payload, shapes)
+        share = rate * factor / len(payloads)
+        moved = {name: parameters[name] + value * share for name, value in delta.items()}
+        rise = loss_of(moved) - before
+        rises.append(rise if math.isfinite(rise) else math.inf)
+    return rises
+
+
+def krum_scores(norms: Sequence[float], alike: Cosines, num_attackers: int) -> list[float]:
+    """Krum (Blanchard et al., NeurIPS 2017): each update's squared distances to its nearest
+    n - f - 2 others, summed; large for what stands apart."""
+    count = len(norms)
+    near = max(1, count - num_attackers - 2)
+    scores = []
+    for a in range(count):
+        distances = sorted(
+            norms[a] ** 2 + norms[b] ** 2 - 2 * norms[a] * norms[b] * float(alike[a, b])
+            for b in range(count)
+            if b != a
+        )
+        scores.append(math.fsum(distances[:near]))
+    return scores
+
+
+def find_copies(alike: Cosines, num_earlier: int = 0) -> dict[int, int]:
+    """Copy to original, as rows of `alike`: the first `num_earlier` are of rounds before, the rest
+    in the order in which they were seen. Only the later of two is a copy."""
+    count = len(alike)
+    pairs = [1 - float(alike[a, b]) for a in range(num_earlier, count) for b in range(a)]
+    limit = 1 - SURELY_COPIED
+    if len(pairs) >= _MIN_PAIRS:
+        limit = max(limit, COPIED_SHARE * statistics.median_low(pairs))
+    found: dict[int, int] = {}
+    for a in range(num_earlier, count):
+        nearest = max(range(a), key=lambda b: float(alike[a, b]), default=None)
+        if nearest is not None and 1 - float(alike[a, nearest]) < limit:
+            found[a] = nearest
+    return found
+
+
+def _read(payloads: Sequence[Payload], codec: Codec, shapes: Shapes) -> Review:
+    reasons, norms = [], []
+    for payload in payloads:
+        try:
+            norms.append(math.sqrt(codec.squared_norm(payload, shapes)))
+            reasons.append("")
+        except PayloadError as refused:
+            norms.append(0.0)
+            reasons.append(refused.reason)
+    zeros = [0.0] * len(payloads)
+    return Review(reasons=reasons, norms=norms, agreements=zeros, rises=list(zeros))
+
+
+def _refuse(review: Review, reasons: Mapping[int, str]) -> None:
+    for index, reason in reasons.items():
+        review.reasons[index] = review.reasons[index] or reason
+
+
+def _by_norm(norms: Sequence[float], reasons: Sequence[str], ratio: float) -> dict[int, str]:
+    """Far longer than the median, or far shorter: a party that did nothing is no contributor."""
+    alive = {index: norm for index, norm in enumerate(norms) if not reasons[index]}
+    if not alive:
+        return {}
+    median = statistics.median_low(alive.values())
+    return {
+        index: "outlier"
+        for index, norm in alive.items()
+        if norm > ratio * median or norm * ratio < median
+    }
+
+
+def _refuse_alike(
+    review: Review,
+    alive: Sequence[int],
+    payloads: Sequence[Payload],
+    earlier: Sequence[Payload],
+    codec: Codec,
+    shapes: Shapes,
+    aggregate: AggregateConfig,
+) -> None:
+    """Copies first, then what opposes the rest, then what Krum leaves out."""
+    together = [*earlier, *(payloads[index] for index in alive)]
+    before = [math.sqrt(codec.squared_norm(payload, shapes)) for payload in earlier]
+    alike = cosines(together, [*before, *(review.norms[i] for i in alive)], codec, shapes)
+    copies = find_copies(alike, len(earlier))
+    rows = [row for row in range(len(earlier), len(together)) if row not in copies]
+    _refuse(review, {alive[copy - len(earlier)]: "copied" for copy in copies})
+    alive = [alive[row - len(earlier)] for row in rows]
+    alike = alike[rows][:, rows]
+    for row, index in enumerate(alive):
+        review.agreements[index] = agreement(alike, row)
+    if len(alive) > 2:
+        _refuse(review, {i: "outlier" for i in alive if review.agreements[i] < OPPOSED})
+    if aggregate.aggregate == "krum":
+        norms = [review.norms[index] for index in alive]
+        scores = krum_scores(norms, alike, aggregate.assumed_attackers)
+        worst = sorted(range(len(alive)), key=lambda row: (-scores[row], row))
+        dropped = worst[: min(aggregate.assumed_attackers, max(0, len(alive) - 1))]
+        _refuse(review, {alive[row]: "outlier" for row in dropped})

@@ -1,0 +1,142 @@
+"""A party joins: its own text, seed and chips meet the charter, and a run folder is made ready.
+
+    folder = join(config, recipe, cluster, Path("runs/lab-a"), report)
+    job = start(folder, WORKER)
+
+Joining again with the same folder goes on: the party fetches what the others have done meanwhile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from motley.cluster import Cluster
+from motley.data import load_tokenizer
+from motley.errors import (
+    FederationError,
+    RecipeError,
+    RunFolderError,
+    StorageError,
+    TokenizerError,
+)
+from motley.federation.bulk import read_bulk
+from motley.federation.charter import Charter, SharedRecipe
+from motley.federation.encrypt import load_group_key
+from motley.federation.identity import holding
+from motley.federation.party_folder import PartyConfig, is_party, read_party, write_party
+from motley.federation.rounds import Member
+from motley.recipe import Recipe
+from motley.train.folder import RunFolder, check_free
+from motley.train.prepare import new_run, resume_run
+
+Report = Callable[[str], None]
+
+WORKER = "motley.federation.worker"
+"""The module that each rank of a party runs."""
+
+TOKENIZER_FILE = "tokenizer.json"
+LARGEST_TOKENIZER_BYTES = 256 * 2**20
+
+
+def join(
+    config: PartyConfig, recipe: Recipe, cluster: Cluster, path: Path, report: Report
+) -> RunFolder:
+    """A run folder in which the party can start; `config.federation` may be a fingerprint.
+
+    Raises what is wrong with the store, the charter, the key, the recipe or the tokenizer, before
+    anything is trained or published.
+    """
+    with holding(Path(config.key)) as identity:
+        group_key = load_group_key(Path(config.group_key)) if config.group_key else None
+        member = Member(
+            config.open_store(), identity, config.federation or None, group_key=group_key
+        )
+        member.check_standing()
+    charter = member.chain.charter
+    report(f"Joining '{charter.terms.name}' as '{member.party}'.")
+    config = dataclasses.replace(config, federation=member.chain.federation)
+    shared = check_recipe(recipe, charter)
+    if is_party(path):
+        _check_same(path, config)
+        folder, _ = resume_run(path, cluster, None, report)
+    else:
+        check_free(path)
+        _check_tokenizer(recipe, charter)
+        tokenizer = _fetch_tokenizer(member, path)
+        data = dataclasses.replace(shared.data, tokenizer=str(tokenizer))
+        shared = dataclasses.replace(shared, data=data)
+        folder, _ = new_run(shared, cluster, None, path, report)
+    write_party(path, config)
+    return folder
+
+
+def check_recipe(recipe: Recipe, charter: Charter) -> Recipe:
+    """The party's recipe with what all parties share; `RecipeError` where it says otherwise."""
+    theirs = charter.recipe
+    vocabulary = recipe.model.vocab_size or theirs.model.vocab_size
+    ours = SharedRecipe(
+        model=dataclasses.replace(recipe.model, vocab_size=vocabulary),
+        sequence_length=recipe.batch.sequence_length,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+    )
+    for field in dataclasses.fields(SharedRecipe):
+        mine, shared = getattr(ours, field.name), getattr(theirs, field.name)
+        if mine != shared:
+            raise RecipeError(
+                f"the recipe differs from the federation's: "
+                f"{_difference(field.name, mine, shared)}.",
+                remedy="Use the founder's recipe; only [data], [batch].global_batch, [validation], "
+                "[checkpoint], name and seed are a party's own.",
+            )
+    return dataclasses.replace(recipe, model=theirs.model)
+
+
+def _difference(name: str, mine: object, shared: object) -> str:
+    if dataclasses.is_dataclass(mine):
+        for field in dataclasses.fields(mine):
+            ours, theirs = getattr(mine, field.name), getattr(shared, field.name)
+            if ours != theirs:
+                return f"{name}.{field.name}: {ours}, theirs is {theirs}"
+    return f"{name}: {mine}, theirs is {shared}"
+
+
+def _check_tokenizer(recipe: Recipe, charter: Charter) -> None:
+    if recipe.data.tokenizer is None:
+        return
+    own = load_tokenizer(Path(recipe.data.tokenizer))
+    if own.digest != charter.tokenizer.digest:
+        raise TokenizerError(
+            f"{recipe.data.tokenizer} is another tokenizer ({own.digest[:12]}) than the "
+            f"federation's ({charter.tokenizer.digest[:12]}).",
+            remedy="Leave data.tokenizer out: the federation's own is fetched from its store.",
+        )
+
+
+def _fetch_tokenizer(member: Member, path: Path) -> Path:
+    """The federation's tokenizer, in a file beside the run's folder."""
+    named = member.chain.charter.tokenizer
+    data = read_bulk(member.store, named.bulk, member.cipher, max_bytes=LARGEST_TOKENIZER_BYTES)
+    target = path.with_name(f"{path.name}.{TOKENIZER_FILE}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    except OSError as cause:
+        raise StorageError(f"{target} cannot be written: {cause}.", remedy="Free space.") from None
+    if load_tokenizer(target).digest != named.digest:
+        raise FederationError(
+            "the tokenizer in the store is not the one that the charter names.",
+            remedy="Ask the founder; do not join.",
+        )
+    return target
+
+
+def _check_same(path: Path, config: PartyConfig) -> None:
+    before = read_party(path)
+    if before.federation != config.federation:
+        raise RunFolderError(
+            f"{path} belongs to another federation ({before.federation[:16]}).",
+            remedy="Name another folder with --run.",
+        )

@@ -1,0 +1,119 @@
+"""Who belongs to a federation, as the charter and the amendments in force say. Values never change:
+an amendment or a strike gives a new `Membership`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from motley.errors import VoidObjectError
+from motley.federation.charter import Charter
+from motley.federation.messages import Amendment
+from motley.federation.objects import Signed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One party that was ever admitted."""
+
+    public_key: str
+    is_removed: bool = False
+    strikes: int = 0
+    """Since it was admitted or readmitted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """The parties by name, in the order of their names."""
+
+    standings: Mapping[str, Standing]
+    founder: str
+    founder_key: str
+    admission: Literal["founder", "member"]
+    most_strikes: int
+    amendments: int = 0
+    """Amendments in force."""
+    head: str
+    """Digest of the last of them, or of the charter."""
+
+    @classmethod
+    def of(cls, charter: Charter, federation: str) -> Membership:
+        """The members that the charter names."""
+        members = sorted(charter.members, key=lambda member: member.name)
+        return cls(
+            standings={each.name: Standing(public_key=each.public_key) for each in members},
+            founder=charter.founder.name,
+            founder_key=charter.founder.public_key,
+            admission=charter.terms.admission,
+            most_strikes=charter.terms.defences.strikes,
+            head=federation,
+        )
+
+    def key_of(self, name: str) -> str | None:
+        """The key of a party that was ever admitted."""
+        standing = self.standings.get(name)
+        return standing.public_key if standing else None
+
+    def amender_key(self, name: str) -> str | None:
+        """The key of a party that may amend."""
+        if name == self.founder:
+            return self.founder_key
+        standing = self.standings.get(name)
+        if self.admission != "member" or standing is None or standing.is_removed:
+            return None
+        return standing.public_key
+
+    def is_suspended(self, name: str) -> bool:
+        return self.standings[name].strikes >= self.most_strikes
+
+    def is_active(self, name: str) -> bool:
+        """Whether the party's objects count now."""
+        standing = self.standings.get(name)
+        return standing is not None and not standing.is_removed and not self.is_suspended(name)
+
+    def active(self) -> list[str]:
+        """The names of the active members, sorted."""
+        return [name for name in self.standings if self.is_active(name)]
+
+    def amended(self, signed: Signed, amendment: Amendment) -> Membership:
+        """The membership after an amendment; `VoidObjectError` if it is not the next one."""
+        if (amendment.number, amendment.previous) != (self.amendments, self.head):
+            raise VoidObjectError("does not continue the amendments")
+        if self.amender_key(amendment.party) is None:
+            raise VoidObjectError(f"'{amendment.party}' may not amend")
+        standings = {**self.standings, amendment.name: self._changed(amendment)}
+        return dataclasses.replace(
+            self,
+            standings=dict(sorted(standings.items())),
+            amendments=self.amendments + 1,
+            head=signed.digest,
+        )
+
+    def _changed(self, amendment: Amendment) -> Standing:
+        standing = self.standings.get(amendment.name)
+        if amendment.public_key is not None:
+            keys = {each.public_key for each in self.standings.values()}
+            is_founders = amendment.public_key == self.founder_key
+            if standing is not None or amendment.public_key in keys:
+                raise VoidObjectError("admits a name or a key that is known already")
+            if (amendment.name == self.founder) != is_founders:
+                raise VoidObjectError("takes the founder's name or key for another party")
+            return Standing(public_key=amendment.public_key)
+        if standing is None:
+            raise VoidObjectError(f"'{amendment.name}' was never admitted")
+        if amendment.action == "remove":
+            return dataclasses.replace(standing, is_removed=True)
+        if amendment.name == amendment.party and amendment.party != self.founder:
+            raise VoidObjectError("nobody can readmit itself")
+        return Standing(public_key=standing.public_key)
+
+    def struck(self, names: Iterable[str]) -> Membership:
+        """The membership after a strike for each of `names`, as often as it is there."""
+        standings = dict(self.standings)
+        for name in names:
+            if name in standings:
+                strikes = standings[name].strikes + 1
+                standings[name] = dataclasses.replace(standings[name], strikes=strikes)
+        return dataclasses.replace(self, standings=standings)

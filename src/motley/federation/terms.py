@@ -1,0 +1,150 @@
+"""What a founder chooses for a federation: the tables of `federation.toml`, and their place in the
+charter. Everything that changes the mathematics between parties stands here; nothing depends on
+a party's chips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from motley.errors import TermsError
+from motley.federation.codec import CodecConfig
+from motley.schema import build, load_toml, require_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundTerms:
+    """How rounds run."""
+
+    local_steps: int = 100
+    """Optimizer steps between two turns of one fragment (H)."""
+    fragments: int = 1
+    """Parts of the parameters that are synchronised in turn (P); must divide `local_steps`."""
+    delay_steps: int = 0
+    """Steps that a party trains on before it takes in the new state (tau)."""
+    mixing: float = 1.0
+    """Share of the new state that is taken in; the rest stays the party's own (alpha)."""
+    quorum: int = 2
+    """Updates of a round without which it is not sealed."""
+    reviews: int = 2
+    """Reviews without which a round is not sealed; 2f + 1 outvote f dishonest ones."""
+    grace_s: float = 30.0
+    """What parties wait for the slower ones once the quorum is there."""
+    staleness: int = 2
+    """Turns of its fragment for which a late update still counts."""
+    snapshot_every: int = 10
+    """Rounds between stored states, for those who join."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "local_steps", "fragments", "mixing", "quorum", "reviews", "snapshot_every"
+        )
+        if self.local_steps % self.fragments:
+            raise ValueError(f"fragments: {self.fragments} do not divide {self.local_steps} steps")
+        if not 0 <= self.delay_steps < self.local_steps // self.fragments:
+            raise ValueError("delay_steps: must be fewer than the steps between rounds")
+        if self.mixing > 1:
+            raise ValueError(f"mixing: must be at most 1, found {self.mixing}")
+        if self.reviews > self.quorum:
+            raise ValueError("reviews: cannot be more than the quorum")
+        if self.grace_s < 0 or not 0 <= self.staleness <= 1000:
+            raise ValueError("staleness, grace_s: must not be negative, nor above 1000 turns")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterConfig:
+    """The step that all parties take with the accepted updates."""
+
+    kind: Literal["nesterov", "average"] = "average"
+    learning_rate: float = 1.0
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        require_positive(self, "learning_rate")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: must be in [0, 1), found {self.momentum}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregateConfig:
+    """How accepted updates become one."""
+
+    aggregate: Literal["mean", "trimmed_mean", "krum"] = "mean"
+    assumed_attackers: int = 1
+    """How many dishonest updates of a round `trimmed_mean` and `krum` are to withstand."""
+    clip_to_median: bool = True
+    """Scale updates down to the median of the accepted updates' norms."""
+
+    def __post_init__(self) -> None:
+        if self.assumed_attackers < 0:
+            raise ValueError("assumed_attackers: must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenceConfig:
+    """Which updates are refused."""
+
+    max_norm_ratio: float = 10.0
+    """Reject an update whose norm is more than this many times the median."""
+    max_weight_ratio: float = 8.0
+    """An update's weight is at most this many times the lower median of the tokens."""
+    loss_gate: float | None = None
+    """Largest rise of a reviewer's held-out loss in nats per token; unset asks for none."""
+    strikes: int = 3
+    """Rejections after which a party is suspended until it is readmitted."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_norm_ratio", "max_weight_ratio", "strikes")
+        if self.max_weight_ratio < 1:
+            raise ValueError("max_weight_ratio: must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyConfig:
+    """Differential privacy at the party: clip its update, then add Gaussian noise."""
+
+    clip_norm: float
+    noise_multiplier: float
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require_positive(self, "clip_norm", "noise_multiplier", "delta")
+        if self.delta >= 1:
+            raise ValueError(f"delta: must be below 1, found {self.delta}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a founder chooses; `federation.toml`."""
+
+    name: str = "federation"
+    round: RoundTerms = field(default_factory=RoundTerms)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    outer: OuterConfig = field(default_factory=OuterConfig)
+    aggregate: AggregateConfig = field(default_factory=AggregateConfig)
+    defences: DefenceConfig = field(default_factory=DefenceConfig)
+    privacy: PrivacyConfig | None = None
+    admission: Literal["founder", "member"] = "founder"
+    """Who may admit and remove parties: the founder alone, or any active member."""
+    encrypted: bool = False
+    """Whether payloads are encrypted with a group key."""
+
+    def __post_init__(self) -> None:
+        if not self.name or len(self.name) > 64 or not self.name.isprintable():
+            raise ValueError("name: must be 1 to 64 printable characters")
+        if self.codec.kind == "topk" and self.outer.kind == "nesterov":
+            raise ValueError(
+                "outer.kind: must be 'average' with the codec 'topk', whose error feedback is "
+                "the momentum"
+            )
+        if self.codec.kind == "topk" and self.aggregate.aggregate == "trimmed_mean":
+            raise ValueError(
+                "aggregate.aggregate: a trimmed mean of 'topk' updates is nearly nothing, since "
+                "most leave most values out"
+            )
+
+
+def load_terms(path: Path) -> Terms:
+    """The terms of a TOML file; `TermsError` names the place of what is wrong."""
+    return build(Terms, load_toml(path, TermsError), path.name, TermsError)

@@ -1,0 +1,221 @@
+"""The whole log once more, from the charter: signatures, seals, payloads, digests, ledger lines.
+
+A **fault** says that the log does not hold: a digest that the replay does not reproduce, or a
+ledger with other figures. A **finding** names a party whose word did not hold, though the others
+outvoted it or its object was refused: the log is right in spite of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from motley.errors import PayloadError, VerificationError
+from motley.federation.bulk import read_bulk
+from motley.federation.chain import SealedRound
+from motley.federation.encrypt import GroupCipher
+from motley.federation.ledger import ledger, rounds_of_csv, to_csv
+from motley.federation.log import Refusal
+from motley.federation.messages import Update
+from motley.federation.objects import canonical, digest_of
+from motley.federation.snapshots import load_base
+from motley.federation.state import GlobalState
+from motley.federation.tensors import unpack
+from motley.federation.view import View
+
+REPEATABLE = frozenset({"damaged", "malformed", "nonfinite", "oversized", "wrong_base"})
+"""Reasons that follow from the update's bytes and the chain, whoever looks and whenever."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A party's word that did not hold."""
+
+    round: int
+    party: str
+    what: str
+
+
+@dataclass
+class Verification:
+    """What the replay came to."""
+
+    federation: str
+    rounds: int = 0
+    updates: int = 0
+    """Payloads that were read and checked."""
+    digests: int = 0
+    """States that were computed and compared."""
+    ledger_lines: int = 0
+    state: str = ""
+    """Digest after the last round."""
+    faults: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not self.faults
+
+
+def verify(
+    view: View,
+    cipher: GroupCipher | None = None,
+    *,
+    ledger_csv: str | None = None,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verification:
+    """Replays the log; `ledger_csv` is a ledger to check against it.
+
+    Errors are raised only for what keeps it from going on: a charter, a base or an accepted update
+    that is not in the store any more.
+    """
+    view.refresh()
+    result = Verification(federation=view.federation)
+    state = load_base(view, cipher, cache)
+    for sealed in view.chain.sealed:
+        _replay(view, cipher, cache, state, sealed, result)
+        progress(sealed.round + 1, view.chain.next_round)
+    result.state = state.digest()
+    _compare_open_round(view, result)
+    _compare_snapshots(view, result)
+    if ledger_csv is not None:
+        _compare_ledger(view, ledger_csv, result)
+    result.refused = list(view.log.refused)
+    return result
+
+
+def _replay(
+    view: View,
+    cipher: GroupCipher | None,
+    cache: Path | None,
+    state: GlobalState,
+    sealed: SealedRound,
+    result: Verification,
+) -> None:
+    result.digests += 1
+    if state.digest() != sealed.base:
+        result.faults.append(
+            f"round {sealed.round}: the state before it has digest {state.digest()[:16]}, "
+            f"the seal says {sealed.base[:16]}"
+        )
+    payloads = {}
+    reasons = {}
+    for update in sealed.updates():
+        payload, reason = _check_update(view, cipher, cache, state, sealed, update)
+        payloads[update.round, update.party] = payload
+        reasons[update.round, update.party] = reason
+        result.updates += 1
+    _compare_votes(sealed, reasons, result)
+    counted = []
+    for each in sealed.accepted:
+        place = (each.update.round, each.update.party)
+        payload = payloads[place]
+        if payload is None:
+            raise VerificationError(
+                f"the update of '{each.update.party}' that counts in round {sealed.round} is "
+                f"{reasons[place]} in the store: the replay cannot go on.",
+                remedy="Restore the store from a backup.",
+            )
+        counted.append((each, payload))
+    state.apply(sealed, counted)
+    result.rounds += 1
+
+
+def _check_update(
+    view: View,
+    cipher: GroupCipher | None,
+    cache: Path | None,
+    state: GlobalState,
+    sealed: SealedRound,
+    update: Update,
+) -> tuple[bytes | None, str]:
+    """The payload if it can be had, and what is wrong with the update for whoever looks."""
+    chain = view.chain
+    try:
+        payload = read_bulk(
+            view.log.store,
+            update.payload,
+            cipher,
+            max_bytes=chain.charter.payload_bytes,
+            cache=cache,
+        )
+    except PayloadError as refused:
+        return None, refused.reason
+    if update.base != chain.base_of(update.round):
+        return payload, "wrong_base"
+    try:
+        state.codec.squared_norm(unpack(payload), state.shapes_of(sealed.round))
+    except PayloadError as refused:
+        return payload, refused.reason
+    return payload, ""
+
+
+def _compare_votes(
+    sealed: SealedRound, reasons: dict[tuple[int, str], str], result: Verification
+) -> None:
+    manifests = {
+        digest_of(canonical(signed)): (signed["body"]["round"], signed["body"]["party"])
+        for signed in sealed.body["updates"]
+    }
+    for review in sealed.reviews:
+        if review.base != sealed.base:
+            result.findings.append(
+                Finding(
+                    round=sealed.round,
+                    party=review.party,
+                    what=f"reviewed from another state ({review.base[:16]})",
+                )
+            )
+        for vote in review.votes:
+            place = manifests.get(vote.manifest)
+            if place is None or place not in reasons:
+                continue
+            right = reasons[place]
+            if vote.reason != right and REPEATABLE & {vote.reason, right}:
+                said, found = vote.reason or "accepted", right or "nothing wrong"
+                what = f"voted '{said}' on the update of '{place[1]}' for round {place[0]}: {found}"
+                result.findings.append(Finding(round=sealed.round, party=review.party, what=what))
+
+
+def _compare_open_round(view: View, result: Verification) -> None:
+    """What was announced for the open round began from this state, as far as it is there."""
+    for party, manifest in view.look().updates.items():
+        if manifest.update.base != result.state:
+            result.findings.append(
+                Finding(
+                    round=manifest.update.round,
+                    party=party,
+                    what=f"published from another state ({manifest.update.base[:16]})",
+                )
+            )
+
+
+def _compare_snapshots(view: View, result: Verification) -> None:
+    for stem, snapshot in view.all_snapshots():
+        base = view.chain.base_of(snapshot.round)
+        if base is None and snapshot.round == view.chain.next_round:
+            base = result.state
+        if snapshot.digest != base:
+            result.findings.append(
+                Finding(
+                    round=snapshot.round,
+                    party=snapshot.party,
+                    what=f"stored another state ({stem})",
+                )
+            )
+
+
+def _compare_ledger(view: View, text: str, result: Verification) -> None:
+    rounds = rounds_of_csv(text)
+    if rounds > view.chain.next_round:
+        result.faults.append(f"the ledger is of {rounds} rounds, the log has fewer")
+        return
+    expected = to_csv(ledger(view.chain.until(rounds)), rounds).splitlines()
+    given = text.splitlines()
+    result.ledger_lines = len(expected) - 1
+    for line in sorted(set(expected) ^ set(given)):
+        where = "not in the ledger" if line in expected else "not in the log"
+        result.faults.append(f"ledger: {where}: {line}")

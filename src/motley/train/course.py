@@ -1,0 +1,33 @@
+"""The course of a training: how far it goes, at which learning rate, what happens between steps.
+
+A run of its own follows its recipe's schedule. What trains with others (a party of a federation)
+has another course, and the loop does not ask which.
+"""
+
+from __future__ import annotations
+
+from motley.optim.schedule import learning_rate
+from motley.recipe import Recipe
+from motley.train.engine import StepResult
+
+
+class Course:
+    """The recipe's own schedule. Every rank has one; all are called at the same points."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    def begin(self, step: int) -> int:
+        """Before the first step, `step` updates are done; the number of updates to go on from."""
+        return step
+
+    def is_over(self, step: int) -> bool:
+        """Whether the training ends after `step` updates. The same on every rank."""
+        return step >= self._recipe.schedule.steps
+
+    def learning_rate(self, step: int) -> float:
+        """Of the update that follows `step` updates."""
+        return learning_rate(self._recipe.optimizer.learning_rate, self._recipe.schedule, step)
+
+    def after_step(self, step: int, result: StepResult) -> None:
+        """`step` updates are done, the last with `result`; its `stop` ends the training."""

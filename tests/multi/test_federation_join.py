@@ -1,0 +1,146 @@
+"""Parties that train for real: processes, keys and a store of their own, as the command has it."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+import jobs
+from motley.data import PreparedData
+from motley.errors import IdentityError, RecipeError
+from motley.events import EventTail
+from motley.federation.codec import CodecConfig
+from motley.federation.identity import holding, new_identity, save_identity
+from motley.federation.joining import WORKER, join
+from motley.federation.party_folder import PartyConfig
+from motley.federation.simulate import found_simulated, simulate
+from motley.federation.store import memory_store, open_store
+from motley.federation.terms import OuterConfig, RoundTerms, Terms
+from motley.federation.view import View
+from motley.recipe import Recipe
+from motley.train.folder import RunFolder
+from motley.train.launch import Job, start
+
+
+def terms(**changes: float) -> Terms:
+    usual = {"local_steps": 6, "delay_steps": 2, "quorum": 2, "reviews": 2, "grace_s": 4.0}
+    return Terms(
+        round=RoundTerms(**{**usual, **changes}),  # type: ignore[arg-type]
+        codec=CodecConfig(kind="topk"),
+        outer=OuterConfig(kind="average", learning_rate=1.0),
+    )
+
+
+def shared(recipe: Recipe, rounds: int) -> Recipe:
+    steps = dataclasses.replace(recipe.schedule, steps=rounds * 6)
+    return dataclasses.replace(recipe, schedule=steps)
+
+
+def federation(
+    base: Path, recipe: Recipe, data: PreparedData, chosen: Terms, names: tuple[str, ...]
+) -> dict[str, PartyConfig]:
+    """A federation in a folder store, and how each of its parties reaches it."""
+    identities = [new_identity(name) for name in names]
+    for each in identities:
+        save_identity(each, base / f"{each.party}.key")
+    store = base / "store"
+    digest = found_simulated(open_store(str(store), create=True), recipe, data, chosen, identities)
+    return {
+        name: PartyConfig(store=str(store), federation=digest[:16], key=str(base / f"{name}.key"))
+        for name in names
+    }
+
+
+def party(base: Path, name: str, config: PartyConfig, recipe: Recipe, chips: int) -> RunFolder:
+    own = dataclasses.replace(recipe, seed=len(name))
+    cluster = jobs.cluster(*["fp32"] * chips)
+    return join(config, own, cluster, base / name, lambda text: None)
+
+
+def wait_for_round(job: Job, count: int) -> None:
+    tail = EventTail(job.folder.events)
+    while count > 0:
+        ended = job.wait(0.05)
+        count -= sum(event["event"] == "federation_round" for event in tail.read())
+        assert count <= 0 or not ended, job.failure()
+
+
+def test_two_parties_on_unlike_chips_get_the_same_parameters(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    recipe, data = shared(small[0], 3), small[1]
+    configs = federation(tmp_path, recipe, data, terms(), ("lab-a", "lab-bee"))
+    folders = [
+        party(tmp_path, name, config, recipe, chips)
+        for chips, (name, config) in enumerate(configs.items(), start=1)
+    ]
+    running = [start(folder, WORKER) for folder in folders]
+    for job in running:
+        job.finish()
+    rounds = [jobs.events(folder, "federation_round") for folder in folders]
+    assert [event["round"] for event in rounds[0]] == [0, 1, 2]
+    assert [event["digest"] for event in rounds[0]] == [event["digest"] for event in rounds[1]]
+    assert all(len(event["accepted"]) == 2 for event in rounds[0])
+    assert jobs.events(folders[0], "run_finished")[-1]["reason"] == "done"
+    last = [jobs.events(folder, "validation")[-1]["loss"] for folder in folders]
+    assert last[0] == pytest.approx(last[1], rel=1e-5)
+
+
+def test_a_killed_party_comes_back_and_counts_again(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    recipe, data = shared(small[0], 12), small[1]
+    chosen = terms(quorum=1, reviews=1, grace_s=2.0)
+    configs = federation(tmp_path, recipe, data, chosen, ("lab-a", "lab-bee"))
+    folders = {name: party(tmp_path, name, config, recipe, 1) for name, config in configs.items()}
+    running = {name: start(folder, WORKER) for name, folder in folders.items()}
+    wait_for_round(running["lab-bee"], 1)
+    for process in psutil.Process(running["lab-bee"].process.pid).children(recursive=True):
+        process.send_signal(signal.SIGKILL)
+    running["lab-bee"].wait(30.0)
+    again = start(party(tmp_path, "lab-bee", configs["lab-bee"], recipe, 1), WORKER)
+    again.finish()
+    running["lab-a"].finish()
+    view = View(open_store(configs["lab-a"].store))
+    view.refresh()
+    assert len(view.chain.sealed) == 12
+    decided = [
+        (each.update.round, each.update.party)
+        for sealed in view.chain.sealed
+        for each in (*sealed.accepted, *sealed.rejected)
+    ]
+    assert len(decided) == len(set(decided))
+    after = [
+        {event["round"]: event["digest"] for event in jobs.events(folder, "federation_round")}
+        for folder in folders.values()
+    ]
+    both = after[0].keys() & after[1].keys()
+    assert both
+    assert all(after[0][round_] == after[1][round_] for round_ in both)
+
+
+def test_who_cannot_join_is_told_why(small: tuple[Recipe, PreparedData], tmp_path: Path) -> None:
+    recipe, data = shared(small[0], 3), small[1]
+    configs = federation(tmp_path, recipe, data, terms(), ("lab-a", "lab-bee"))
+    config = configs["lab-a"]
+    other = dataclasses.replace(recipe.optimizer, learning_rate=0.5)
+    with pytest.raises(RecipeError, match=r"optimizer\.learning_rate"):
+        party(tmp_path, "x", config, dataclasses.replace(recipe, optimizer=other), 1)
+    save_identity(new_identity("stranger"), tmp_path / "stranger.key")
+    foreign = dataclasses.replace(config, key=str(tmp_path / "stranger.key"))
+    with pytest.raises(IdentityError, match="'stranger' is no member"):
+        party(tmp_path, "x", foreign, recipe, 1)
+    with holding(Path(config.key)), pytest.raises(IdentityError, match="another process"):
+        party(tmp_path, "x", config, recipe, 1)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_simulated_federation_learns() -> None:
+    result = simulate(memory_store(), 3, 3, 4, lambda text: None)
+    losses = [each["loss"] for each in result["rounds"]]
+    assert losses[-1] < losses[0]
+    assert [each["accepted"] for each in result["rounds"]] == [3, 3, 3]

@@ -1,0 +1,188 @@
+"""Small federations for tests: real keys, signatures, codecs, stores; a model of a few values."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from motley.federation.chain import SealedRound
+from motley.federation.charter import MemberKey, SharedRecipe
+from motley.federation.codec import CodecConfig
+from motley.federation.founding import found
+from motley.federation.identity import Identity
+from motley.federation.rounds import Candidate, Member, Published, Work
+from motley.federation.snapshots import join_state
+from motley.federation.state import GlobalState
+from motley.federation.store import Store, memory_store
+from motley.federation.tensors import pack
+from motley.federation.terms import RoundTerms, Terms
+from motley.model.config import ModelConfig
+from motley.recipe import OptimizerConfig, ScheduleConfig
+
+SHAPES = {"bias": (40,), "weight": (16, 8)}
+TOKENIZER = ("5" * 64, b'{"vocabulary": "of a test"}')
+
+
+def identity(name: str) -> Identity:
+    """The same key for a name in every test, so that draws by digests are the same."""
+    seed = hashlib.sha256(name.encode()).digest()
+    return Identity(name, Ed25519PrivateKey.from_private_bytes(seed))
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def recipe() -> SharedRecipe:
+    return SharedRecipe(
+        model=ModelConfig(layers=1, width=8, heads=1, context=8, vocab_size=16),
+        sequence_length=8,
+        optimizer=OptimizerConfig(),
+        schedule=ScheduleConfig(),
+    )
+
+
+def terms(**round_terms: object) -> Terms:
+    usual = {"quorum": 2, "reviews": 2, "grace_s": 10.0, "snapshot_every": 3, "local_steps": 10}
+    return Terms(
+        name="test",
+        round=RoundTerms(**{**usual, **round_terms}),  # type: ignore[arg-type]
+        codec=CodecConfig(kind="int8"),
+    )
+
+
+def base_state(chosen: Terms) -> GlobalState:
+    random = torch.Generator().manual_seed(0)
+    return GlobalState(
+        chosen, {name: torch.randn(shape, generator=random) for name, shape in SHAPES.items()}
+    )
+
+
+class Party:
+    """A member with its state and a pretended training: a change that has much in common with those
+    of the other parties."""
+
+    def __init__(
+        self, store: Store, identity: Identity, clock: Clock, group_key: bytes | None = None
+    ) -> None:
+        self.said: list[str] = []
+        self.member = Member(
+            store, identity, clock=clock, group_key=group_key, report=self.said.append
+        )
+        self.member.begin_session()
+        self.state = join_state(self.member)
+        self.round = self.member.next_round
+        """The round that the state is before."""
+        self.residual: dict[str, torch.Tensor] = {}
+
+    @property
+    def name(self) -> str:
+        return self.member.party
+
+    def payload(self, round_: int | None = None, scale: float = 0.1) -> bytes:
+        round_ = self.round if round_ is None else round_
+        common = torch.Generator().manual_seed(7)
+        own = torch.Generator().manual_seed(sum(self.name.encode()) * 1000 + round_)
+        delta = {}
+        for name in self.state.names(round_):
+            shape = self.state.shapes[name]
+            delta[name] = 1.5 * torch.randn(shape, generator=common) + torch.randn(
+                shape, generator=own
+            )
+            delta[name] *= scale
+        payload, residual = self.state.codec.encode(delta, self.residual)
+        self.residual.update(residual)
+        return pack(payload)
+
+    def publish(self, tokens: int = 100, payload: bytes | None = None) -> Published:
+        work = Work(tokens=tokens, steps=10, seconds=1.5, loss=2.0, chips={"cpu": 2})
+        return self.member.publish(
+            self.payload() if payload is None else payload,
+            work,
+            base=self.state.digest(),
+            round_=self.round,
+        )
+
+    def judge(self, round_: int, candidates: Sequence[Candidate]) -> list[str]:
+        return self.state.judge(round_, candidates)
+
+    def advance(self) -> SealedRound | None:
+        """Also takes the sealed round into the state."""
+        sealed = self.member.advance(self.state.digest(), self.judge, round_=self.round)
+        if sealed is not None:
+            self.state.apply(sealed, self.member.accepted_payloads(sealed))
+            self.round += 1
+        return sealed
+
+
+@dataclasses.dataclass
+class Federation:
+    store: Store
+    founder: Identity
+    identities: dict[str, Identity]
+    clock: Clock
+    parties: dict[str, Party]
+    digest: str
+    group_key: bytes | None = None
+
+    def party(self, name: str) -> Party:
+        """A new process of a party."""
+        made = Party(self.store, self.identities[name], self.clock, self.group_key)
+        self.parties[name] = made
+        return made
+
+    def run_round(self, *names: str, publish: bool = True) -> list[SealedRound]:
+        """One round of the named parties (all, if none is named)."""
+        active = [self.parties[name] for name in names or self.parties]
+        for party in active if publish else ():
+            party.publish()
+        return finish_round(active, self.clock)
+
+
+def finish_round(parties: Sequence[Party], clock: Clock, most_looks: int = 60) -> list[SealedRound]:
+    """Lets the parties look by turns until each has taken in the round."""
+    waiting = list(parties)
+    sealed = []
+    for _ in range(most_looks):
+        for party in list(waiting):
+            if (done := party.advance()) is not None:
+                sealed.append(done)
+                waiting.remove(party)
+        if not waiting:
+            return sealed
+        clock.wait(0.5)
+    raise AssertionError(f"{[party.name for party in waiting]} wait still")
+
+
+def federation(
+    *names: str,
+    store: Store | None = None,
+    chosen: Terms | None = None,
+    group_key: bytes | None = None,
+) -> Federation:
+    """Founded by "founder", with the named members, all of them there."""
+    store = store or memory_store()
+    founder = identity("founder")
+    identities = {name: identity(name) for name in names}
+    members = [MemberKey(name=name, public_key=key.public_key) for name, key in identities.items()]
+    chosen = chosen or terms()
+    if group_key is not None:
+        chosen = dataclasses.replace(chosen, encrypted=True)
+    _, digest = found(store, base_state(chosen), recipe(), TOKENIZER, founder, members, group_key)
+    made = Federation(store, founder, identities, Clock(), {}, digest, group_key)
+    for name in names:
+        made.party(name)
+    return made

@@ -1,0 +1,181 @@
+"""The verbs that found, govern and check a federation, and what they say to what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import motley.cli.main as main
+from federation_cases import Clock, Party, finish_round
+from motley.errors import TermsError
+from motley.federation.identity import load_identity
+from motley.federation.store import open_store
+from motley.federation.terms import Terms, load_terms
+from test_cli import RECIPE
+
+TERMS = """\
+name = "two labs"
+[round]
+local_steps = 20
+quorum = 2
+[codec]
+kind = "int8"
+[outer]
+kind = "nesterov"
+learning_rate = 0.7
+"""
+
+
+class Shell:
+    """Runs verbs in this process, as the command line does."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self._patch, self._capture = patch, capture
+
+    def __call__(self, line: str, code: int = 0) -> str:
+        """What the verb printed, or for a failure its one message."""
+        self._patch.setattr(sys, "argv", ["motley", "federation", *line.split()])
+        with pytest.raises(SystemExit) as end:
+            main.run()
+        output = self._capture.readouterr()
+        assert (end.value.code or 0) == code, output.err
+        assert "Traceback" not in output.err
+        return output.err if code else output.out
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "recipe.toml").write_text(RECIPE)
+    (folder / "terms.toml").write_text(TERMS)
+    (folder / "text").mkdir()
+    for index in range(12):
+        lines = [f"line {number} of the text {index}" for number in range(40)]
+        (folder / "text" / f"{index}.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def shell(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Shell:
+    shutil.copytree(corpus, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Shell(monkeypatch, capsys)
+
+
+def founded(shell: Shell, options: str = "--terms terms.toml") -> str:
+    """A federation of lab-a and lab-b in "store"; its fingerprint."""
+    shell("keygen lab-a")
+    member = shell("keygen lab-b").strip()
+    create = f"create store --recipe recipe.toml --key lab-a.key --member {member} {options}"
+    return shell(create).strip()
+
+
+def test_from_keys_to_a_verified_ledger(shell: Shell) -> None:
+    fingerprint = founded(shell)
+    assert len(fingerprint) == 16
+    clock = Clock()
+    parties = [
+        Party(open_store("store"), load_identity(Path(f"{name}.key")), clock)
+        for name in ("lab-a", "lab-b")
+    ]
+    for party in parties:
+        party.publish()
+    finish_round(parties, clock)
+    status = json.loads(shell(f"status store --json --fingerprint {fingerprint}"))
+    assert (status["name"], status["next_round"]) == ("two labs", 1)
+    assert "lab-b" in shell("status store")
+    lines = json.loads(shell("ledger store --json --out ledger.csv"))["lines"]
+    assert [(line["party"], line["share"]) for line in lines] == [("lab-a", 0.5), ("lab-b", 0.5)]
+    assert "50.0 %" in shell("ledger store")
+    assert "1 rounds, 2 updates, 1 digests and 2 ledger lines" in shell(
+        "verify store --ledger ledger.csv"
+    )
+    csv = Path("ledger.csv")
+    csv.write_text(csv.read_text().replace("0.5", "0.6", 1))
+    assert "the log does not hold" in shell("verify store --ledger ledger.csv", 68)
+
+
+def test_admitting_and_removing(shell: Shell) -> None:
+    founded(shell)
+    member = shell("keygen lab-c --out c.key").strip()
+    assert json.loads(shell(f"admit store {member} --key lab-a.key --json"))["action"] == "admit"
+    shell("remove store lab-b --key lab-a.key")
+    shell("admit store lab-b --key lab-a.key")
+    assert "'lab-b' may not amend" in shell("remove store lab-a --key lab-b.key", 64)
+    assert "was admitted before" in shell(f"admit store {member} --key lab-a.key", 64)
+    assert "was never admitted" in shell("remove store lab-x --key lab-a.key", 64)
+    assert json.loads(shell("status store --json"))["pending_amendments"] == 3
+
+
+def test_what_founding_refuses(shell: Shell) -> None:
+    founded(shell)
+    again = "create store --recipe recipe.toml --key lab-a.key --member lab-b:" + "0" * 64
+    assert "there is a federation in this store already" in shell(again, 61)
+    alone = "create other --recipe recipe.toml --key lab-a.key"
+    assert "there are 1 parties" in shell(alone, 18)
+    assert "is not NAME:PUBLICKEY" in shell(f"{alone} --member lab-b", 2)
+    assert "Make one: motley federation keygen" in shell(alone.replace("lab-a.key", "x.key"), 64)
+    assert "encrypted = true" in shell(f"{again} --group-key g".replace("store", "third"), 2)
+    assert not Path("other").exists()
+    assert "exists already" in shell("keygen lab-a", 64)
+    assert "small letters" in shell("keygen Lab", 64)
+
+
+def test_a_charter_changed_by_a_byte_is_refused(shell: Shell) -> None:
+    fingerprint = founded(shell)
+    path = Path("store/charter.json")
+    text = path.read_text()
+    path.write_text(text.replace('"quorum":2', '"quorum":1'))
+    assert "the charter is damaged or was changed" in shell("status store", 63)
+    message = shell(f"status store --fingerprint {fingerprint}", 63)
+    assert f"not {fingerprint}" in message
+    path.write_text(text)
+    shell(f"status store --fingerprint {fingerprint}")
+
+
+def test_an_encrypted_federation_needs_its_group_key(shell: Shell) -> None:
+    Path("terms.toml").write_text("encrypted = true\n" + TERMS)
+    founded(shell, "--terms terms.toml --group-key group.key")
+    assert Path("group.key").stat().st_mode & 0o077 == 0
+    shell("verify store --group-key group.key")
+    assert "encrypted" in shell("verify store", 64)
+
+
+def test_no_store_and_no_federation(shell: Shell) -> None:
+    assert "no such folder" in shell("status nowhere", 61)
+    Path("empty").mkdir()
+    assert "there is no federation in this store" in shell("status empty", 63)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("quorum", "quorom", "Did you mean 'quorum'?"),
+        ("quorum = 2", "quorum = 0", "must be above zero"),
+        ("quorum = 2", "quorum = 2\nreviews = 3", "reviews: cannot be more than the quorum"),
+        ("local_steps = 20", "local_steps = 20\nfragments = 3", "do not divide"),
+        ('kind = "int8"', 'kind = "topk"', "must be 'average' with the codec 'topk'"),
+        ('kind = "int8"', 'kind = "int9"', "Did you mean 'int8'?"),
+    ],
+)
+def test_terms_with_a_mistake(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "terms.toml"
+    path.write_text(TERMS.replace(old, new))
+    with pytest.raises(TermsError) as caught:
+        load_terms(path)
+    assert message in str(caught.value)
+
+
+def test_the_defaults_are_terms() -> None:
+    assert Terms().codec.kind == "topk"
+    assert Terms().outer.kind == "average"

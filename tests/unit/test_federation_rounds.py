@@ -1,0 +1,410 @@
+"""Rounds among honest, slow, late, absent, new and dishonest parties."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from federation_cases import Federation, Party, federation, finish_round, identity, terms
+from motley.errors import IdentityError, PayloadError, StateDivergedError, VoidObjectError
+from motley.federation.amending import amend
+from motley.federation.chain import compose
+from motley.federation.encrypt import GroupCipher
+from motley.federation.ledger import ledger, to_csv
+from motley.federation.log import review_stem, seal_stem
+from motley.federation.membership import Membership
+from motley.federation.messages import Review, Vote, body_of
+from motley.federation.snapshots import join_state, save_snapshot, wants_snapshot
+from motley.federation.verify import verify
+from motley.federation.view import View
+
+
+def membership_of(made: Federation) -> Membership:
+    view = View(made.store)
+    view.refresh()
+    return view.chain.membership
+
+
+def standing(made: Federation, name: str) -> tuple[bool, int]:
+    members = membership_of(made)
+    return members.is_active(name), members.standings[name].strikes
+
+
+def test_all_reach_the_same_bits_and_the_log_says_so() -> None:
+    made = federation("a", "b", "c")
+    for _ in range(4):
+        made.run_round()
+        assert len({party.state.digest() for party in made.parties.values()}) == 1
+    result = verify(View(made.store))
+    assert (result.holds, result.rounds, result.updates) == (True, 4, 12)
+    assert result.state == made.parties["a"].state.digest()
+
+
+def test_a_dead_party_costs_the_grace_time_for_three_rounds_only() -> None:
+    made = federation("a", "b", "c")
+    made.run_round()
+    waited = []
+    for _ in range(5):
+        began = made.clock.now_s
+        made.run_round("a", "b")
+        waited.append(made.clock.now_s - began)
+    grace_s = 10.0
+    assert all(seconds <= grace_s for seconds in waited)
+    assert waited[0] >= 0.8 * grace_s
+    assert waited[-1] <= 2.0
+
+
+def test_a_late_update_counts_in_a_later_round() -> None:
+    made = federation("a", "b", "c", chosen=terms(staleness=1))
+    slow = made.parties["c"]
+    late_work = slow.payload()
+    made.run_round("a", "b")
+    published = slow.publish(payload=late_work)
+    assert published.update.round == 0
+    slow.advance()
+    sealed = made.run_round()[0]
+    assert [(each.update.round, each.update.party) for each in sealed.accepted] == [
+        (0, "c"), (1, "a"), (1, "b"), (1, "c"),
+    ]  # fmt: skip
+    assert verify(View(made.store)).holds
+
+
+def test_an_update_that_is_too_late_counts_nowhere() -> None:
+    made = federation("a", "b", "c", chosen=terms(staleness=1))
+    late = made.parties["c"]
+    for _ in range(2):
+        made.run_round("a", "b")
+    late.publish()
+    sealed = made.run_round("a", "b")[0]
+    assert {each.party for each in sealed.updates()} == {"a", "b"}
+
+
+def test_fragments_take_turns_and_late_work_waits_for_its_fragment() -> None:
+    made = federation("a", "b", "c", chosen=terms(fragments=2, staleness=1))
+    names = [made.parties["a"].state.names(round_) for round_ in range(3)]
+    assert names[0] == names[2] != names[1]
+    slow = made.parties["c"]
+    late_work = slow.payload()
+    made.run_round("a", "b")
+    slow.publish(payload=late_work)
+    slow.advance()
+    rounds = [made.run_round()[0] for _ in range(2)]
+    assert [len(sealed.accepted) for sealed in rounds] == [3, 4]
+    assert verify(View(made.store)).holds
+
+
+def test_weights_are_tokens_up_to_a_multiple_of_the_median() -> None:
+    made = federation("a", "b", "c")
+    for name, tokens in (("a", 10), ("b", 20), ("c", 10_000)):
+        made.parties[name].publish(tokens)
+    sealed = finish_round(list(made.parties.values()), made.clock)[0]
+    assert [each.weight for each in sealed.accepted] == [10, 20, 160]
+
+
+def test_a_party_publishes_once_a_round() -> None:
+    made = federation("a", "b")
+    first = made.parties["a"].publish(100)
+    again = made.party("a").publish(200)
+    assert (first.is_new, again.is_new) == (True, False)
+    assert again.update == first.update
+
+
+def test_of_two_processes_with_one_key_the_newer_goes_on() -> None:
+    made = federation("a", "b")
+    old = made.parties["a"]
+    new = made.party("a")
+    with pytest.raises(IdentityError, match="another process acts for 'a'"):
+        old.publish()
+    new.publish()
+    made.parties["b"].publish()
+    assert len(finish_round([new, made.parties["b"]], made.clock)) == 2
+
+
+def test_joining_from_a_snapshot_and_the_rounds_after_it() -> None:
+    made = federation("a", "b", chosen=terms(snapshot_every=2))
+    for _ in range(5):
+        made.run_round()
+        for party in made.parties.values():
+            if wants_snapshot(party.member):
+                save_snapshot(party.member, party.state)
+    view = View(made.store)
+    view.refresh()
+    assert [snapshot.round for snapshot in view.snapshots()] == [4, 2]
+    amend(view, made.founder, "admit", "c", identity("c").public_key)
+    made.identities["c"] = identity("c")
+    new = made.party("c")
+    assert new.state.digest() == made.parties["a"].state.digest()
+    assert len(made.run_round()[0].accepted) == 3
+    assert membership_of(made).is_active("c")
+
+
+def test_a_false_snapshot_is_not_believed() -> None:
+    made = federation("a", "b", chosen=terms(snapshot_every=1))
+    made.run_round()
+    liar = made.parties["a"]
+    next(iter(liar.state.parameters.values())).add_(1)
+    liar.state._digests.clear()
+    save_snapshot(liar.member, liar.state)
+    liar.state = join_state(liar.member)
+    made.run_round()
+    assert join_state(made.parties["b"].member).digest() == made.parties["b"].state.digest()
+    assert [each.party for each in verify(View(made.store)).findings] == ["a"]
+
+
+def test_a_diverged_party_notices_before_and_after_it_publishes() -> None:
+    made = federation("a", "b", "c")
+    made.run_round()
+    odd = made.parties["c"]
+    next(iter(odd.state.parameters.values())).add_(1)
+    odd.state._digests.clear()
+    for party in made.parties.values():
+        party.publish()
+    finish_round([made.parties["a"], made.parties["b"]], made.clock)
+    with pytest.raises(StateDivergedError, match="'c' before round 1"):
+        odd.advance()
+    view = View(made.store)
+    view.refresh()
+    (rejected,) = view.chain.sealed[1].rejected
+    assert (rejected.update.party, rejected.reason) == ("c", "wrong_base")
+    odd.round = 0
+    with pytest.raises(StateDivergedError, match="before round 0"):
+        odd.publish()
+    again = made.party("c")
+    assert again.state.digest() == made.parties["a"].state.digest()
+
+
+def poisoned(party: Party) -> bytes:
+    return party.payload(scale=100.0)
+
+
+def test_three_strikes_suspend_and_an_amendment_readmits() -> None:
+    made = federation("a", "b", "c", "d", chosen=terms(reviews=2))
+    bad = made.parties["d"]
+    for strikes in range(1, 4):
+        bad.publish(payload=poisoned(bad))
+        for name in ("a", "b", "c"):
+            made.parties[name].publish()
+        sealed = finish_round(list(made.parties.values()), made.clock)[0]
+        assert [(r.update.party, r.reason) for r in sealed.rejected] == [("d", "outlier")]
+        assert standing(made, "d") == (strikes < 3, strikes)
+    with pytest.raises(IdentityError, match="suspended"):
+        bad.publish()
+    with pytest.raises(IdentityError, match="suspended"):
+        made.party("d")
+    amend(View(made.store), made.founder, "readmit", "d")
+    del made.parties["d"]
+    made.run_round()
+    assert standing(made, "d") == (True, 0)
+    made.party("d")
+    assert len(made.run_round()[0].accepted) == 4
+    assert verify(View(made.store)).holds
+
+
+def test_a_removed_party_counts_no_more() -> None:
+    made = federation("a", "b", "c")
+    made.parties["c"].publish()
+    amend(View(made.store), made.founder, "remove", "c")
+    sealed = made.run_round("a", "b")[0]
+    assert {each.party for each in sealed.updates()} == {"a", "b"}
+    with pytest.raises(IdentityError, match="removed or is suspended"):
+        made.party("c")
+
+
+@pytest.mark.parametrize(
+    ("who", "action", "name", "message"),
+    [
+        ("a", "remove", "b", "may not amend"),
+        ("founder", "readmit", "nobody", "never admitted"),
+        ("founder", "admit", "b", "admitted before"),
+    ],
+)
+def test_amendments_that_cannot_be_made(who: str, action: Any, name: str, message: str) -> None:
+    made = federation("a", "b")
+    key = identity("x").public_key if action == "admit" else None
+    with pytest.raises(IdentityError, match=message):
+        amend(View(made.store), identity(who), action, name, key)
+
+
+def test_a_stranger_and_a_wrong_key_cannot_act() -> None:
+    made = federation("a", "b")
+    made.identities["x"] = identity("x")
+    with pytest.raises(IdentityError, match="'x' is no member") as caught:
+        made.party("x")
+    assert identity("x").public_key in caught.value.remedy
+    made.identities["a"] = type(identity("x"))("a", identity("x")._key)
+    with pytest.raises(IdentityError, match="another key"):
+        made.party("a")
+
+
+def test_an_update_larger_than_allowed_is_not_even_sent() -> None:
+    made = federation("a", "b")
+    party = made.parties["a"]
+    with pytest.raises(PayloadError, match="the charter allows"):
+        party.publish(payload=bytes(party.member.chain.charter.payload_bytes + 1))
+
+
+# Dishonest members
+
+
+class Liar(Party):
+    """Votes against all but itself."""
+
+    def judge(self, round_: int, candidates: Any) -> list[str]:
+        return ["" if each.update.party == self.name else "outlier" for each in candidates]
+
+
+def test_a_dishonest_reviewer_is_outvoted_and_named() -> None:
+    made = federation("a", "b", "c", "d", chosen=terms(quorum=3, reviews=3))
+    made.parties["d"] = Liar(made.store, identity("d"), made.clock)
+    for _ in range(3):
+        for sealed in made.run_round():
+            assert len(sealed.accepted) == 4
+
+
+class Denier(Party):
+    """Says that payloads are malformed which are not."""
+
+    def judge(self, round_: int, candidates: Any) -> list[str]:
+        return ["malformed" if each.update.party == "a" else "" for each in candidates]
+
+
+def test_verification_names_who_lied_about_bytes() -> None:
+    made = federation("a", "b", "c", chosen=terms(quorum=3, reviews=3))
+    made.parties["c"] = Denier(made.store, identity("c"), made.clock)
+    assert len(made.run_round()[0].accepted) == 3
+    result = verify(View(made.store))
+    assert result.holds
+    assert [(each.party, "malformed" in each.what) for each in result.findings] == [("c", True)]
+
+
+def test_two_parties_cannot_outvote_each_other() -> None:
+    made = federation("a", "b", chosen=terms(reviews=2))
+    made.parties["b"] = Liar(made.store, identity("b"), made.clock)
+    sealed = made.run_round()[0]
+    assert [(each.update.party, each.reason) for each in sealed.rejected] == [("a", "disputed")]
+    assert standing(made, "a") == (True, 0)
+
+
+def sealable(made: Federation) -> tuple[Party, dict[str, Any]]:
+    """A party that could seal now, and the body of the seal."""
+    for party in made.parties.values():
+        party.publish()
+    first = made.parties["a"]
+    while True:
+        for party in made.parties.values():
+            look = party.member.look()
+            needed = first.member.chain.needed_reviews(look.membership)
+            if len(look.reviews) >= needed:
+                manifests = {m.digest: m.signed for m in look.updates.values()}
+                reviews = list(look.reviews.values())[:needed]
+                chain = party.member.chain
+                return first, compose(chain, "a", look.pending, reviews, manifests).body
+            party.advance()
+        made.clock.wait(1)
+
+
+def forged(body: dict[str, Any], how: str, made: Federation) -> dict[str, Any]:
+    """The body of an invalid seal."""
+    body = copy.deepcopy(body)
+    if how == "weight":
+        body["accepted"][0]["weight"] += 1
+    elif how == "float":
+        body["accepted"][0]["weight"] = float(body["accepted"][0]["weight"])
+    elif how == "without a victim":
+        body["accepted"].pop()
+    elif how == "manifest":
+        body["updates"].pop()
+    elif how == "reviews":
+        body["reviews"].pop()
+    elif how == "one review twice":
+        body["reviews"][1] = body["reviews"][0]
+    elif how == "votes":
+        body["reviews"][0]["body"]["votes"].pop()
+    elif how == "base":
+        body["base"] = "0" * 64
+    elif how == "previous":
+        body["previous"] = "0" * 64
+    elif how == "round":
+        body["round"] += 1
+    elif how == "type":
+        body["accepted"] = {"0": body["accepted"]}
+    elif how == "own amendment":
+        amendment = {
+            "kind": "amendment", "federation": body["federation"], "number": 0,
+            "previous": body["federation"], "action": "remove", "name": "b",
+        }  # fmt: skip
+        body["amendments"] = [identity("a").sign(amendment).to_dict()]
+    return body
+
+
+FORGERIES = (
+    "weight", "float", "without a victim", "manifest", "reviews", "one review twice", "votes",
+    "base", "previous", "type", "own amendment",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("how", FORGERIES)
+def test_an_invalid_seal_is_void_stops_nobody_and_costs_a_strike(how: str) -> None:
+    made = federation("a", "b", "c", chosen=terms(reviews=2, quorum=2))
+    party, body = sealable(made)
+    bad = identity("a").sign(forged(body, how, made))
+    made.store.put_new(f"{seal_stem(0)}.0.json", bad.data)
+    with pytest.raises(VoidObjectError):
+        party.member.chain.check(bad.data)
+    finish_round(list(made.parties.values()), made.clock)
+    view = View(made.store)
+    view.refresh()
+    assert view.chain.next_round == 1
+    assert standing(made, "a") == (True, 1)
+    assert [refusal.key for refusal in view.log.refused] == [f"{seal_stem(0)}.0.json"]
+    assert verify(View(made.store)).holds
+
+
+def test_an_old_seal_that_somebody_copied_costs_its_signer_nothing() -> None:
+    made = federation("a", "b")
+    made.run_round()
+    old = made.store.get(f"{seal_stem(0)}.0.json", 2**24)
+    assert old is not None
+    made.store.put_new(f"{seal_stem(1)}.0.json", old)
+    made.run_round()
+    assert [standing(made, name) for name in "ab"] == [(True, 0)] * 2
+
+
+def test_a_review_made_for_another_chain_is_not_counted() -> None:
+    made = federation("a", "b")
+    review = Review(
+        party="a", round=0, previous="0" * 64, base="0" * 64, amendments=0,
+        votes=(Vote(manifest="1" * 64, reason="copied"),),
+    )  # fmt: skip
+    signed = identity("a").sign(body_of(review, "review", made.digest))
+    made.store.put_new(f"{review_stem(0, 'a')}.0.json", signed.data)
+    assert len(made.run_round()[0].accepted) == 2
+
+
+def test_payloads_under_a_group_key() -> None:
+    key = bytes(range(32))
+    made = federation("a", "b", group_key=key)
+    made.run_round()
+    made.run_round()
+    blobs = [made.store.get(e.key, 2**24) for e in made.store.list("blobs")]
+    assert all(blob is not None and b"weight" not in blob for blob in blobs)
+    assert verify(View(made.store), GroupCipher(key)).holds
+    with pytest.raises(IdentityError, match="no group key was given"):
+        Party(made.store, identity("a"), made.clock)
+    with pytest.raises(IdentityError, match="not the group key"):
+        Party(made.store, identity("a"), made.clock, bytes(32))
+
+
+def test_verification_finds_a_changed_state_and_a_changed_ledger() -> None:
+    made = federation("a", "b")
+    made.run_round()
+    view = View(made.store)
+    view.refresh()
+    text = to_csv(ledger(view.chain), 1)
+    made.run_round()
+    assert verify(View(made.store), ledger_csv=text).holds
+    result = verify(View(made.store), ledger_csv=text.replace("1,a,1,", "1,a,2,"))
+    assert len(result.faults) == 2
+    assert "not in the log: 1,a,2," in result.faults[1] + result.faults[0]
