@@ -29,6 +29,7 @@ def test_no_point_beats_another_and_the_chosen_plan_is_there() -> None:
     cluster = priced([4e9, 1e9, 1e9], [4.0, 0.5, 0.5])
     plan = search(RECIPE, cluster)
     points = frontier(RECIPE, cluster, chosen=plan, space=TRAINABLE)
+    assert [point.plan.replicas for point in points].count(plan.replicas) == 1
     assert any(point.plan is plan for point in points)
     assert len(points) >= 2
     speeds = [point.tokens_per_s for point in points]

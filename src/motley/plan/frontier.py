@@ -55,12 +55,14 @@ def frontier(
     Without prices fewer chips count as cheaper. `chosen`, a plan of the whole cluster, is among the
     points whatever beats it.
     """
-    points = [] if chosen is None else [_point(chosen, cluster, cluster)]
+    points = [] if chosen is None else [_point(chosen, cluster)]
     for part in _parts(cluster):
         try:
-            points.append(_point(fastest(recipe, part, space, stack), part, cluster))
+            plan = fastest(recipe, part, space, stack)
         except NoPlanError:
             continue
+        if chosen is None or plan.replicas != chosen.replicas:
+            points.append(_point(plan, part))
     priced = all(point.usd_per_billion_tokens is not None for point in points)
     kept = [
         point
@@ -88,7 +90,7 @@ def _parts(cluster: Cluster) -> Iterator[Cluster]:
             yield cluster.without(left_out)
 
 
-def _point(plan: Plan, part: Cluster, cluster: Cluster) -> FrontierPoint:
+def _point(plan: Plan, part: Cluster) -> FrontierPoint:
     counts: dict[str, int] = {}
     for chip in part.chips:
         counts[chip.kind] = counts.get(chip.kind, 0) + 1
