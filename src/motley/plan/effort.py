@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-EXHAUSTIVE = 2500
+EXHAUSTIVE = 6000
 """States up to which pipelines are built from every boundary, for every size and count."""
 
-SOME = 300
-"""Sets of units up to which more than the very best end of a pipeline is kept."""
+FEW_LAYERS = 16
+"""Up to which that is done."""
+
+SOME = 700
+"""Sets of units times types of blocks, up to which more is looked at than the very best."""
+
+MOST_CUTS = 36
+"""Boundaries between layers from which pipelines are built."""
 
 
 class Effort(NamedTuple):
@@ -21,6 +28,8 @@ class Effort(NamedTuple):
     """Boundaries between layers from which pipelines are built; more are tried at the end."""
     beam: int
     """Ends of pipelines kept for each set of units and first layer."""
+    most_goals: int
+    """For each size, unless all are tried."""
     kept_lines: int
     """Other pipelines over the same units that are tried in place of one."""
     most_partitions: int
@@ -30,14 +39,18 @@ class Effort(NamedTuple):
     """Changes tried for each split."""
 
 
-def effort_for(num_layers: int, totals: tuple[int, ...], num_types: int) -> Effort:
-    """Small searches are exhaustive; large ones keep the best of each part."""
-    num_sets = math.prod(total + 1 for total in totals)
-    if (num_layers + 1) * num_sets * num_types <= EXHAUSTIVE:
-        return Effort(True, num_layers + 1, 6, 32, 300, 80, 1500)
+def effort_for(num_layers: int, totals: Sequence[int], num_layouts: Sequence[int]) -> Effort:
+    """Small searches are exhaustive; large ones keep the best of each part.
+
+    `totals` are the units of each class, `num_layouts` the layouts of each type of block.
+    """
+    num_sets, num_types = math.prod(total + 1 for total in totals), len(num_layouts)
+    states = (num_layers + 1) * num_sets * sum(num_layouts)
+    if num_layers <= FEW_LAYERS and states <= EXHAUSTIVE:
+        return Effort(True, num_layers + 1, 6, 99, 32, 300, 80, 1500)
     if num_sets * num_types <= SOME:
-        return Effort(False, 18, 2, 4, 16, 3, 60)
-    return Effort(False, 18, 1, 2, 12, 2, 40)
+        return Effort(False, MOST_CUTS, 1, 2, 4, 12, 3, 60)
+    return Effort(False, MOST_CUTS, 1, 1, 2, 8, 2, 40)
 
 
 def cuts_between(num_layers: int, most: int) -> tuple[int, ...]:

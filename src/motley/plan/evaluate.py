@@ -195,7 +195,7 @@ class Evaluator(StageTables):
     ) -> float:
         """When all gradients are added up everywhere; `record` receives each bucket's exchange."""
         end = max(time.finish_s for time in times)
-        if len(split) == 1 and len(split[0].stages) == 1 and times[0].layouts[0].data == 1:
+        if len(split) == 1 and self._exchanges_nothing(times[0].layouts):
             return end
         channel: dict[int, float] = {}
         overlap = self.stack.overlap_data
@@ -212,6 +212,11 @@ class Evaluator(StageTables):
             if record is not None:
                 record.append((bucket.index, start, done))
         return end
+
+    def _exchanges_nothing(self, layouts: Sequence[Layout]) -> bool:
+        """Whether the only replica has every parameter on one chip, or split over several."""
+        shares_layers = len(layouts) > 1 and any(len(group.layers) > 1 for group in self.groups)
+        return not shares_layers and all(layout.data == 1 for layout in layouts)
 
     def bucket_times(
         self, split: Split, layouts: Sequence[Sequence[Layout]]

@@ -25,11 +25,15 @@ from motley.plan.evaluate import Evaluator
 from motley.plan.lines import Lines
 from motley.plan.stage_arrays import NEVER, StageArrays
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.float32]
+"""Estimates: what is chosen is simulated in double precision."""
 Indices = NDArray[np.intp]
 
-TYPICAL_EXCHANGE = 4 / 3
+TYPICAL_EXCHANGE = np.float32(4 / 3)
 """Weight of the gradients' exchange among three replicas, 2(n-1)/n."""
+
+CACHED = 60_000
+"""Figures of one array that are worked on at once."""
 
 SCORE, TIME, ALONE, SHARED, TRIP, PERIOD, WORK = range(7)
 """Of the ends of pipelines: what is made small; until the last backward; until the exchange among
@@ -81,23 +85,28 @@ class PipelineSearch:
         goals: Goals,
         *,
         beam: int,
+        blocks: Sequence[int] | None = None,
     ) -> None:
+        """`needs` are the units of each type of block; `blocks` are the evaluator's, if not all."""
         self.evaluator = evaluator
         self.totals = totals
         self.needs = needs
         self.arrays = arrays
         self.goals = goals
         self.beam = beam
-        self.counts = np.array([count for count, _ in goals.pairs], dtype=float)[:, None, None]
+        self.counts = np.array([count for count, _ in goals.pairs], np.float32)[:, None, None]
         self.among = np.array([among for _, among in goals.pairs])
-        self.widths = [block.num_chips for block in evaluator.blocks]
+        self.blocks = tuple(range(len(needs)) if blocks is None else blocks)
+        self.widths = [evaluator.blocks[block].num_chips for block in self.blocks]
         self.types = range(len(needs))
         self._needed, self._totals = np.array(needs), np.array(totals)
+        self._radix = np.cumprod([1, *(total + 1 for total in totals[:-1])])
         edges = np.array(
             [
-                [evaluator.edge_seconds(a, b, goals.micro_batch_size) for b in self.types]
-                for a in self.types
-            ]
+                [evaluator.edge_seconds(a, b, goals.micro_batch_size) for b in self.blocks]
+                for a in self.blocks
+            ],
+            dtype=np.float32,
         )
         self.send, self.one_way = edges[:, :, 0], edges.sum(axis=2)
         self.levels: list[Level] = []
@@ -118,9 +127,9 @@ class PipelineSearch:
         """Of the first of `num_stages` stages."""
         size, parts = self.goals.micro_batch_size, []
         for count, _ in self.goals.pairs:
-            times = self.arrays.of(block, size, count)
+            times = self.arrays.of(self.blocks[block], size, count)
             parts.append([each[min(num_stages, count) - 1] for each in times])
-        return _Times(*(np.stack(each) for each in zip(*parts, strict=True)))
+        return _Times(*(np.stack(each).astype(np.float32) for each in zip(*parts, strict=True)))
 
     def _last_stages(self) -> Level:
         """Every block alone, up to the last cut."""
@@ -139,7 +148,7 @@ class PipelineSearch:
             values.append([score, time, alone, shared, work, work, work])
             blocks.append(block)
         if not sets:
-            return Level([], np.zeros(0), np.zeros(0, dtype=np.intp))
+            return Level([], np.zeros(0, np.float32), np.zeros(0, dtype=np.intp))
         stacked = np.moveaxis(np.array(values), 0, 1)[:, :, None]
         links = np.zeros((5, *stacked.shape[1:]), dtype=np.intp)
         links[BLOCK] = links[LAST] = np.array(blocks)[:, None, None, None]
@@ -159,23 +168,29 @@ class PipelineSearch:
 
     def _longer(self, level: Level, num_stages: int) -> Level:
         """With one more stage before each."""
-        slots: dict[Counts, int] = {}
-        grown = []
+        grown: list[tuple[Indices, Floats, Indices]] = []
+        used = np.array(level.sets)
         for block in self.types:
             sources = self._addable(block, level.sets)
             times = self._times(block, num_stages) if sources else None
             if times is None or times.forward.min() >= NEVER:
                 continue
-            sets, places = [], []
-            for source in sources:
-                now = tuple(
-                    a + b for a, b in zip(level.sets[source], self.needs[block], strict=True)
-                )
-                sets.append(now)
-                places.append(slots.get(now, 0))
-                slots[now] = places[-1] + 1
-            grown.append((sets, places, self._put_before(block, times, level, sources)))
-        return self._merged(slots, grown) if slots else level._replace(sets=[])
+            values, links = self._in_chunks(block, times, level, sources)
+            grown.append((used[sources] + self._needed[block], values, links))
+        return self._merged(grown) if grown else level._replace(sets=[])
+
+    def _in_chunks(
+        self, block: int, times: _Times, level: Level, sources: list[int]
+    ) -> tuple[Floats, Indices]:
+        """`_put_before` with as many sets at once as a processor's cache holds."""
+        each = level.values.shape[2] * times.forward.size
+        chunk = max(1, CACHED // each)
+        parts = [
+            self._put_before(block, times, level, sources[first : first + chunk])
+            for first in range(0, len(sources), chunk)
+        ]
+        values, links = zip(*parts, strict=True)
+        return np.concatenate(values, axis=1), np.concatenate(links, axis=1)
 
     def _put_before(
         self, block: int, times: _Times, level: Level, sources: list[int]
@@ -239,38 +254,43 @@ class PipelineSearch:
         rank, cut = np.divmod(np.moveaxis(best, 3, 1), num_cuts)
         return rank, cut
 
-    def _merged(
-        self,
-        slots: dict[Counts, int],
-        grown: list[tuple[list[Counts], list[int], tuple[Floats, Indices]]],
-    ) -> Level:
+    def _merged(self, grown: list[tuple[Indices, Floats, Indices]]) -> Level:
         """The best of what leads to the same set of units."""
-        sets = list(slots)
-        index = {used: place for place, used in enumerate(sets)}
-        num_fields, _, *shape = grown[0][2][0].shape
-        widest = max(values.shape[2] for _, _, (values, _) in grown)
-        shape = [len(sets), max(slots.values()), widest, *shape[1:]]
-        values = np.full((num_fields, *shape), NEVER)
+        num_fields, _, *rest = grown[0][1].shape
+        widest = max(values.shape[2] for _, values, _ in grown)
+        codes = [used @ self._radix for used, _, _ in grown]
+        known, first = np.unique(np.concatenate(codes), return_index=True)
+        sets = np.concatenate([used for used, _, _ in grown])[first]
+        filled = np.zeros(len(known), dtype=np.intp)
+        places = []
+        for code in codes:
+            at = np.searchsorted(known, code)
+            places.append((at, filled[at]))
+            filled[at] += 1
+        shape = (len(known), int(filled.max()), widest, *rest[1:])
+        values = np.full((num_fields, *shape), NEVER, np.float32)
         links = np.zeros((5, *shape), dtype=np.intp)
-        for reached, places, (value, link) in grown:
-            at = np.array([index[used] for used in reached])
-            values[:, at, places, : value.shape[2]] = value
-            links[:, at, places, : link.shape[2]] = link
-        whole = (len(sets), -1, *shape[3:])
+        for (at, slot), (_, value, link) in zip(places, grown, strict=True):
+            values[:, at, slot, : value.shape[2]] = value
+            links[:, at, slot, : link.shape[2]] = link
+        whole = (len(known), -1, *rest[1:])
         values = values.reshape(num_fields, *whole)
         links = links.reshape(5, *whole)
         best = _smallest(values[SCORE], 1, self.beam)[None]
         values = np.take_along_axis(values, best, axis=2)
         links = np.take_along_axis(links, best, axis=2)
         alive = np.flatnonzero(values[SCORE].min(axis=(1, 2, 3)) < NEVER)
-        return Level([sets[place] for place in alive], values[:, alive], links[:, alive])
+        return Level(
+            [tuple(each) for each in sets[alive].tolist()], values[:, alive], links[:, alive]
+        )
 
     def _lines(self, place: int) -> Lines:
         """The whole pipelines of a level."""
         level, num_stages = self.levels[place], place + 1
         values, links = level.values[..., 0], level.links[..., 0]
         s, b, g = np.nonzero(values[SCORE] < NEVER)
-        time, size = values[TIME, s, b, g], self.goals.micro_batch_size
+        size = self.goals.micro_batch_size
+        _, time, alone, shared, trip, period, _ = values[:, s, b, g].astype(float)
         counts = self.counts[g, 0, 0].astype(int)
         update = np.zeros((len(self.types), len(self.goals.pairs), len(self.arrays.cuts)))
         for block in np.unique(links[BLOCK, s, b, g]):
@@ -282,15 +302,15 @@ class PipelineSearch:
             size=np.full(len(s), float(size)),
             most=np.where(counts < num_stages, counts * size, self.evaluator.global_batch),
             start_s=update[links[BLOCK, s, b, g], g, links[CUT, s, b, g]],
-            trip_s=np.maximum(values[TRIP, s, b, g], values[PERIOD, s, b, g]),
-            period_s=values[PERIOD, s, b, g],
-            alone_s=tied_s + np.maximum(values[ALONE, s, b, g] - time, 0.0),
-            shared_s=tied_s + np.maximum(values[SHARED, s, b, g] - time, 0.0),
+            trip_s=np.maximum(trip, period),
+            period_s=period,
+            alone_s=tied_s + np.maximum(alone - time, 0.0),
+            shared_s=tied_s + np.maximum(shared - time, 0.0),
             origin=np.stack([np.full_like(s, place), s, b, g], axis=1),
         )
 
     @cached_property
-    def _tied_s(self) -> Floats:
+    def _tied_s(self) -> NDArray[np.float64]:
         """Exchange of what the first layer shares with the last one, by their types of blocks.
 
         It can begin only when the first stage is done.
@@ -299,8 +319,8 @@ class PipelineSearch:
         shared = sum(group.num_parameters for group in evaluator.groups if len(group.layers) > 1)
         return np.array(
             [
-                [evaluator.all_reduce_seconds(shared, (first, last)) for last in self.types]
-                for first in self.types
+                [evaluator.all_reduce_seconds(shared, (first, last)) for last in self.blocks]
+                for first in self.blocks
             ]
         )
 
@@ -312,7 +332,7 @@ class PipelineSearch:
         cuts, begin = self.arrays.cuts, 0
         while place >= 0:
             block, end, s, b, _ = map(int, self.levels[place].links[:, s, b, g, begin])
-            yield StageChoice(block, cuts[begin], cuts[end])
+            yield StageChoice(self.blocks[block], cuts[begin], cuts[end])
             begin, place = end, place - 1
 
 

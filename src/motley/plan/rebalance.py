@@ -1,16 +1,27 @@
-"""The best boundaries between the stages of one pipeline whose order of blocks is given."""
+"""The best boundaries between the stages of one pipeline, and the best order of its blocks."""
 
 from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from motley.plan.choices import ReplicaChoice, StageChoice
+from motley.plan.effort import cuts_between
 from motley.plan.evaluate import Evaluator
-from motley.plan.pipelines import TYPICAL_EXCHANGE
+from motley.plan.pipelines import TYPICAL_EXCHANGE, Goals, PipelineSearch
 from motley.plan.stage_arrays import NEVER, StageArrays, StageTimes
 
 Floats = NDArray[np.float64]
+
+FINE_CUTS = 36
+"""Boundaries between layers among which orders are compared."""
+
+MOST_SETS = 300
+"""Of the blocks of a pipeline that is put into another order."""
 
 
 class Rebalancer:
@@ -67,3 +78,56 @@ class Rebalancer:
         cuts = tuple(range(self.evaluator.num_layers + 1))
         self._arrays = {most_kept: StageArrays(self.evaluator, cuts, most_kept)}
         return self._arrays[most_kept]
+
+
+class Reorderer:
+    """Finds the best order and boundaries of the blocks of one pipeline."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self._arrays: dict[int, StageArrays] = {}
+        self._known: dict[tuple[object, ...], tuple[StageChoice, ...]] = {}
+
+    def reordered(self, replica: ReplicaChoice, *, alone: bool) -> ReplicaChoice | None:
+        """The replica with its blocks in the order that suits its share."""
+        counts = Counter(stage.block for stage in replica.stages)
+        size, count = replica.micro_batch_size, replica.num_micro_batches
+        sets = math.prod(each + 1 for each in counts.values())
+        if sets > MOST_SETS or len(replica.stages) < 2:
+            return replica
+        key = (*sorted(counts.items()), size, count, alone)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._best(replica, counts, alone)
+        return replica._replace(stages=found)
+
+    def _best(
+        self, replica: ReplicaChoice, counts: Mapping[int, int], alone: bool
+    ) -> tuple[StageChoice, ...]:
+        kinds = sorted(counts)
+        goals = Goals(replica.micro_batch_size, ((replica.num_micro_batches, not alone),))
+        search = PipelineSearch(
+            self.evaluator,
+            tuple(counts[kind] for kind in kinds),
+            [tuple(int(kind == other) for other in kinds) for kind in kinds],
+            self._arrays_for(len(replica.stages)),
+            goals,
+            beam=1,
+            blocks=kinds,
+        )
+        lines = search.run(len(replica.stages))
+        if lines is None:
+            return replica.stages
+        whole = lines.take(np.flatnonzero(lines.used.sum(axis=1) == len(replica.stages)))
+        if not len(whole.size):
+            return replica.stages
+        best = int(whole.seconds(replica.num_samples, alone=alone).argmin())
+        return search.stages(whole.origin[best])
+
+    def _arrays_for(self, num_stages: int) -> StageArrays:
+        for known, arrays in self._arrays.items():
+            if known >= num_stages:
+                return arrays
+        cuts = cuts_between(self.evaluator.num_layers, FINE_CUTS)
+        self._arrays = {num_stages: StageArrays(self.evaluator, cuts, num_stages)}
+        return self._arrays[num_stages]

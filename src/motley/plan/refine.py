@@ -12,7 +12,7 @@ from itertools import zip_longest
 
 from motley.plan.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.evaluate import Evaluator
-from motley.plan.rebalance import Rebalancer
+from motley.plan.rebalance import Rebalancer, Reorderer
 
 TOLERANCE = 1e-9
 """Relative; differences below are rounding."""
@@ -20,6 +20,9 @@ TOLERANCE = 1e-9
 LARGER_MICRO_BATCH = 0.005
 """A larger micro-batch may cost this share of the step: real chips run it better than counted."""
 
+
+MANY_LOOKS = 500
+"""From which on micro-batches of all sizes are tried."""
 
 VIRTUAL_STAGES = (2, 4)
 """Of each group under an interleaved schedule."""
@@ -45,14 +48,35 @@ class Refiner:
         self.alternatives = alternatives
         self.most_looks = most_looks
         self.rebalancer = Rebalancer(evaluator)
+        self.reorderer = Reorderer(evaluator)
+        self._busy: dict[ReplicaChoice, float] = {}
 
-    def score(self, split: Split) -> tuple[float, float] | None:
-        """Step time, and the sum of the replicas' times; None if it does not fit."""
+    def score(self, split: Split, longest_s: float = float("inf")) -> tuple[float, float] | None:
+        """Step time, and the sum of the replicas' times; None if it does not fit, or if some stage
+        alone takes longer than `longest_s`."""
+        if any(self._busy_seconds(replica) > longest_s for replica in split):
+            return None
         times = [self.evaluator.replica(replica) for replica in split]
         known = [time for time in times if time is not None]
         if len(known) < len(times):
             return None
         return self.evaluator.barrier(split, known), sum(time.finish_s for time in known)
+
+    def _busy_seconds(self, replica: ReplicaChoice) -> float:
+        """Time for which the busiest stage computes, a last smaller micro-batch left out."""
+        found = self._busy.get(replica)
+        if found is None:
+            layouts = self.evaluator.layouts(replica)
+            if layouts is None:
+                return float("inf")
+            size = min(replica.micro_batch_size, replica.num_samples)
+            whole = [
+                sum(self.evaluator.pass_seconds(stage, size, layout))
+                for stage, layout in zip(replica.stages, layouts, strict=True)
+            ]
+            count = replica.num_samples // size
+            found = self._busy[replica] = 0.0 if replica.devices else count * max(whole)
+        return found
 
     def improve(self, split: Split, *, shares_only: bool = False) -> Split:
         """The split after all changes that help, or after samples moved between replicas."""
@@ -68,7 +92,7 @@ class Refiner:
                     continue
                 tried.add(changed)
                 looks += 1
-                score = self.score(changed)
+                score = self.score(changed, best[0] * (1 + TOLERANCE)) if best else None
                 if score and best and _better(score, best):
                     split, best, improved = changed, score, True
                     break
@@ -84,16 +108,16 @@ class Refiner:
         alone = len(split) == 1
         for places in alike.values():
             if len(split[places[0]].stages) > 1 and not split[places[0]].devices:
-                changed = [self.rebalancer.rebalanced(split[at], alone=alone) for at in places]
-                yield _with(split, places, changed)
+                for change in (self.reorderer.reordered, self.rebalancer.rebalanced):
+                    yield _with(split, places, [change(split[at], alone=alone) for at in places])
         yield from self._moved_samples(split)
         for places in alike.values():
             each = [self._changed_replicas(split[place]) for place in places]
-            for changes in zip_longest(*each):
-                yield _with(split, places, changes)
+            for together in zip_longest(*each):
+                yield _with(split, places, together)
             if len(places) > 1:
-                for change in self._changed_replicas(split[places[0]]):
-                    yield _with(split, places[:1], (change,))
+                for single in self._changed_replicas(split[places[0]]):
+                    yield _with(split, places[:1], (single,))
 
     def _moved_samples(self, split: Split) -> Iterator[Split]:
         finish = [self._finish(replica) for replica in split]
@@ -145,10 +169,13 @@ class Refiner:
                 yield replica._replace(schedule=schedule)
 
     def _other_sizes(self, replica: ReplicaChoice) -> list[int]:
+        """Micro-batches of half and of twice the size, and for few looks no others."""
         samples, size = replica.num_samples, replica.micro_batch_size
-        near = {size - 1, size + 1, 2 * size, size // 2, samples, -(-samples // 2)}
-        if samples <= 16:
-            near |= set(range(1, samples + 1))
+        near = {2 * size, size // 2}
+        if self.most_looks >= MANY_LOOKS:
+            near |= {size - 1, size + 1, samples, -(-samples // 2)}
+            if samples <= 16:
+                near |= set(range(1, samples + 1))
         return sorted(near & set(range(1, samples + 1)) - {size}, reverse=True)
 
     def enlarge(self, split: Split, step_s: float) -> Split:

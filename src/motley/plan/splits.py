@@ -17,6 +17,7 @@ from motley.plan.objective import Objective, usd_per_hour
 from motley.plan.partitions import Partitions, Promise
 from motley.plan.pipelines import TYPICAL_EXCHANGE, Goals, PipelineSearch
 from motley.plan.refine import Refiner, micro_batch_sizes
+from motley.plan.space import layouts
 from motley.plan.stage_arrays import StageArrays
 
 EQUAL = 1e-6
@@ -27,6 +28,9 @@ NEAR = 1.04
 
 PESSIMISM = 1.1
 """The estimate of a short pipeline with slow links may be too long by so much."""
+
+LARGER_HELPS = 0.99
+"""Larger micro-batches are tried as long as they take less than this share of a sample's time."""
 
 MOST_SUBSETS = 8
 """Choices of units that are looked into when chips cost money."""
@@ -48,7 +52,10 @@ class SplitSearch:
         self.classes = classes
         self.objective = objective
         self.batch = evaluator.global_batch
-        self.effort = effort_for(evaluator.num_layers, classes.totals, len(classes.types))
+        self.layouts = [
+            layouts(block, evaluator.config, evaluator.space) for block in classes.blocks
+        ]
+        self.effort = effort_for(evaluator.num_layers, classes.totals, [*map(len, self.layouts)])
         self.flops = sum(evaluator.sample_flops()) * self.batch
         speed = sum(total * _unit_speed(classes, unit) for unit, total in enumerate(classes.totals))
         self.ideal_s = self.flops / speed
@@ -70,7 +77,7 @@ class SplitSearch:
         cuts = cuts_between(self.evaluator.num_layers, effort.most_cuts)
         most_stages = min(sum(totals), len(cuts) - 1)
         arrays = StageArrays(self.evaluator, cuts, min(most_stages, self.batch))
-        parts = [self._single_stages()]
+        parts, best = [self._single_stages()], float("inf")
         for goals in self._goals():
             search = PipelineSearch(
                 self.evaluator, totals, self.classes.needs, arrays, goals, beam=effort.beam
@@ -81,6 +88,10 @@ class SplitSearch:
             origin = np.insert(lines.origin, 0, len(self.searches), axis=1)
             parts.append(lines._replace(origin=origin))
             self.searches.append(search)
+            pace = float((lines.period_s / lines.size).min(initial=np.inf))
+            if not effort.all_sizes and pace > LARGER_HELPS * best:
+                break
+            best = min(best, pace)
         lines = Lines.joined(parts)
         if not len(lines.size):
             return None
@@ -94,18 +105,13 @@ class SplitSearch:
             if several:
                 pairs += [(count, True) for count in counts]
             if not self.effort.all_sizes:
-                pairs = [(counts[-1], False), (counts[0], several)]
+                pairs = [(counts[-1], False), (counts[0], several)][: self.effort.most_goals]
             yield Goals(size, tuple(dict.fromkeys(pairs)))
 
     def _least_size(self) -> int:
         """Samples of a micro-batch with which some block has work for all its chips."""
-        least = []
-        for index, block in enumerate(self.classes.blocks):
-            widest = max(
-                layout.tensor for layout in self.evaluator.useful_layouts(index, 1, self.batch)
-            )
-            least.append(max(1, block.num_chips // max(widest, 1)))
-        return min(self.batch, min(least))
+        members = [min(layout.data for layout in each) for each in self.layouts]
+        return min(self.batch, *members)
 
     def _single_stages(self) -> Lines:
         """Each block that holds the whole model alone, with every micro-batch size that fits.
@@ -124,12 +130,13 @@ class SplitSearch:
             return Lines.none(len(self.classes.totals))
         return Lines._make(np.array(column) for column in zip(*rows, strict=True))
 
-    def _single_sizes(self, width: int) -> list[int]:
+    def _single_sizes(self, width: int) -> Sequence[int]:
         if self.effort.all_sizes:
             return micro_batch_sizes(self.batch)
-        least = min(self._least_size(), width)
-        powers = [least << power for power in range((self.batch // least).bit_length())]
-        return [*powers, self.batch] if powers[-1] < self.batch else powers
+        if self.evaluator.space.groups:
+            return spread(min(self._least_size(), width), self.batch, self.effort)
+        powers = [width << power for power in range((self.batch // width).bit_length())]
+        return [*powers, self.batch] if powers and powers[-1] < self.batch else powers
 
     def _single_stage(
         self, block: int, size: int
@@ -140,17 +147,15 @@ class SplitSearch:
         if layout is None:
             return None
         forward, backward = evaluator.pass_seconds(stage, size, layout)
+        passes = forward + backward
         own = evaluator.exchange_seconds(stage, layout) - backward
-        among = min(
-            evaluator.all_reduce_seconds(evaluator.parameters(stage), (block, other))
-            for other in range(len(evaluator.blocks))
-        )
+        among = evaluator.typical_exchange_seconds(block)
         return (
             evaluator.optimizer_seconds(stage, layout),
-            forward + backward,
-            forward + backward,
+            passes,
+            passes,
             max(0.0, own),
-            max(0.0, own + TYPICAL_EXCHANGE * among),
+            max(0.0, own + float(TYPICAL_EXCHANGE) * among),
         )
 
     def _split(self, promise: Promise) -> Split:

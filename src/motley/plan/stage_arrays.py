@@ -42,7 +42,8 @@ class StageArrays:
         self.evaluator = evaluator
         self.cuts = cuts
         self.kept = np.arange(1.0, most_kept + 1)
-        self.needs = NeedsTable(evaluator, cuts)
+        known = evaluator.memo.needs.get(cuts)
+        self.needs = known or evaluator.memo.needs.setdefault(cuts, NeedsTable(evaluator, cuts))
         self._times: dict[tuple[int, int, int], StageTimes] = {}
         self._behind = np.triu(np.ones((len(cuts), len(cuts)), dtype=bool), 1)
         held = self._held_parameters()
@@ -64,7 +65,9 @@ class StageArrays:
         times = np.full((5, *shape), NEVER)
         left = np.broadcast_to(self._behind, shape).copy()
         for layout in layouts:
-            now = left & (self.needs.of(block, size, layout).total(self.kept) <= available)
+            now = left & (
+                self.needs.of(self.evaluator, block, size, layout).total(self.kept) <= available
+            )
             if now.any():
                 laid = self._laid(block, size, layout)
                 for into, value in zip(times, laid, strict=True):
@@ -80,15 +83,11 @@ class StageArrays:
         sums = evaluator.running_sums(block, size, layout)
         forward, backward = (np.array(each)[cuts] for each in (sums.forward, sums.backward))
         whole = StageChoice(block, 0, evaluator.num_layers)
-        among = min(
-            evaluator.all_reduce_seconds(evaluator.parameters(whole), (block, other))
-            for other in range(len(evaluator.blocks))
-        )
         return [
             forward[None, :] - forward[:, None],
             backward[None, :] - backward[:, None],
             evaluator.exchange_seconds(whole, layout) * self._share,
-            among * self._share,
+            evaluator.typical_exchange_seconds(block) * self._share,
             evaluator.optimizer_seconds(whole, layout) * self._share,
         ]
 

@@ -44,36 +44,35 @@ class Needs(NamedTuple):
 
 
 class NeedsTable:
-    """The needs of all stages between some cuts."""
+    """The needs of all stages between some cuts, for all tables that share a memo."""
 
     def __init__(self, tables: StageTables, cuts: Sequence[int]) -> None:
-        self.tables = tables
         self._ranges: list[tuple[int, int]] = []
         self._place = np.zeros((len(cuts), len(cuts)), dtype=np.intp)
         known: dict[object, int] = {}
         for i, first in enumerate(cuts):
             for j in range(i + 1, len(cuts)):
-                held = tables.held(first, cuts[j])
-                place = known.setdefault(held, len(known))
+                place = known.setdefault(tables.held(first, cuts[j]), len(known))
                 if place == len(self._ranges):
                     self._ranges.append((first, cuts[j]))
                 self._place[i, j] = place
         self._lines = _lines([tables.held(*each) for each in self._ranges])
         self._known: dict[tuple[object, int, Layout], Needs] = {}
 
-    def of(self, block: int, size: int, layout: Layout) -> Needs:
+    def of(self, tables: StageTables, block: int, size: int, layout: Layout) -> Needs:
         """In one layout, with micro-batches of `size` samples; wrong where j is not behind i."""
-        key = (self.tables.blocks[block].chip.precision, size, layout)
+        key = (tables.blocks[block].chip.precision, size, layout)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._work_out(block, size, layout)
+            found = self._known[key] = self._work_out(tables, block, size, layout)
         return found
 
-    def _work_out(self, block: int, size: int, layout: Layout) -> Needs:
+    def _work_out(self, tables: StageTables, block: int, size: int, layout: Layout) -> Needs:
         parts = np.zeros((4, len(self._ranges)))
         for line in self._lines:
             asked = line if len(line) <= FEW else [line[0], line[-1]]
-            values = [self._asked(block, self._ranges[place], size, layout) for place in asked]
+            stages = [StageChoice(block, *self._ranges[place]) for place in asked]
+            values = [_asked(tables, stage, size, layout) for stage in stages]
             lengths = [self._length(place) for place in line]
             at = [self._length(place) for place in asked]
             for part, column in enumerate(zip(*values, strict=True)):
@@ -84,18 +83,18 @@ class NeedsTable:
         first, last = self._ranges[place]
         return last - first
 
-    def _asked(
-        self, block: int, layers: tuple[int, int], size: int, layout: Layout
-    ) -> tuple[float, float, float, float]:
-        stage = StageChoice(block, *layers)
-        none, many = (self.tables.memory(stage, kept, size, layout) for kept in (0, MANY))
-        share = 1 + many.margin
-        return (
-            share * (none.state_bytes + none.buffer_bytes) + none.context_bytes,
-            share * many.activation_bytes / MANY,
-            share * many.transient_bytes,
-            share * none.transient_bytes,
-        )
+
+def _asked(
+    tables: StageTables, stage: StageChoice, size: int, layout: Layout
+) -> tuple[float, float, float, float]:
+    none, many = (tables.memory(stage, kept, size, layout) for kept in (0, MANY))
+    share = 1 + many.margin
+    return (
+        share * (none.state_bytes + none.buffer_bytes) + none.context_bytes,
+        share * many.activation_bytes / MANY,
+        share * many.transient_bytes,
+        share * none.transient_bytes,
+    )
 
 
 def _lines(held: Sequence[tuple[int, ...]]) -> list[list[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from motley.chips.chip import Link
 from motley.errors import RecipeError
@@ -34,10 +34,13 @@ from motley.plan.sync import all_reduce_seconds, group_exchange_seconds
 from motley.recipe import Recipe
 from motley.units import Precision
 
+if TYPE_CHECKING:
+    from motley.plan.stage_memory_arrays import NeedsTable
+
 Held = tuple[int, ...]
 """How many layers of each kind a stage holds."""
 
-FEW_AND_MANY = (1, 16)
+FEW_AND_MANY = (1, 32)
 """Micro-batches in flight for which layouts are compared."""
 
 
@@ -69,6 +72,9 @@ class Memo:
 
     ids: dict[Hashable, int] = field(default_factory=dict)
     """Numbers of the kinds of blocks."""
+    held: dict[tuple[int, int], Held] = field(default_factory=dict)
+    needs: dict[tuple[int, ...], NeedsTable] = field(default_factory=dict)
+    """By the cuts between which stages lie."""
     sums: dict[tuple[int, int, Layout], RunningSums] = field(default_factory=dict)
     memory: dict[tuple[Precision, Held, int, int, Layout], StageMemory] = field(
         default_factory=dict
@@ -113,6 +119,7 @@ class StageTables:
         ids = self.memo.ids
         self._ids = [ids.setdefault(inside(block), len(ids)) for block in self.blocks]
         self._kinds = _layer_kinds(self.config, self.sequence_length)
+        self._exchanges: dict[int, float] = {}
         self._held_before = _running_counts(self._kinds)
 
     def sample_flops(self) -> list[float]:
@@ -126,8 +133,13 @@ class StageTables:
 
     def held(self, first_layer: int, last_layer: int) -> Held:
         """How many layers of each kind the range has; equal ranges cost the same."""
-        before, after = self._held_before[first_layer], self._held_before[last_layer]
-        return tuple(b - a for a, b in zip(before, after, strict=True))
+        key = (first_layer, last_layer)
+        found = self.memo.held.get(key)
+        if found is None:
+            before, after = self._held_before[first_layer], self._held_before[last_layer]
+            found = tuple(b - a for a, b in zip(before, after, strict=True))
+            self.memo.held[key] = found
+        return found
 
     def parameters(self, stage: StageChoice) -> int:
         """Parameters that the stage holds."""
@@ -204,7 +216,7 @@ class StageTables:
         """A block's layouts, the fastest for the whole model first.
 
         Those that need no less memory than a faster one, for few and for many micro-batches in
-        flight, are left out.
+        flight, are left out, and so are all behind one in which the whole model fits.
         """
         count = self.count_weight(block, num_micro_batches)
         key = (self._ids[block], size, count)
@@ -231,6 +243,8 @@ class StageTables:
             if any(need < known for need, known in zip(needs, least, strict=True)):
                 least = list(map(min, needs, least))
                 yield layout
+            if max(needs) <= self.blocks[block].chip.memory_bytes:
+                return
 
     def layouts(self, replica: ReplicaChoice) -> tuple[Layout, ...] | None:
         """The layout of every stage; None if any does not fit."""
@@ -283,11 +297,12 @@ class StageTables:
 
     def running_sums(self, block: int, num_samples: int, layout: Layout) -> RunningSums:
         """Running sums of the layers' times on a block."""
-        if layout.sharding == "optimizer":
-            layout = layout._replace(sharding="none")  # the passes are the same
         key = (self._ids[block], num_samples, layout)
         found = self.memo.sums.get(key)
-        if found is None:
+        if found is None and layout.sharding == "optimizer":  # the passes are those of "none"
+            alike = layout._replace(sharding="none")
+            found = self.memo.sums[key] = self.running_sums(block, num_samples, alike)
+        elif found is None:
             times = self._layer_times(block, num_samples, layout)
             found = self.memo.sums[key] = RunningSums(
                 tuple(accumulate((time.forward_s for time in times), initial=0.0)),
@@ -356,6 +371,16 @@ class StageTables:
             return 0.0
         slowest = self.links.slowest(blocks)
         return all_reduce_seconds(num_parameters, (0,) * len(blocks), lambda *_: slowest)
+
+    def typical_exchange_seconds(self, block: int) -> float:
+        """Time in which the block adds up all gradients with one other, over its best link."""
+        found = self._exchanges.get(block)
+        if found is None:
+            held = self.parameters(StageChoice(block, 0, self.num_layers))
+            found = self._exchanges[block] = min(
+                self.all_reduce_seconds(held, (block, other)) for other in range(len(self.blocks))
+            )
+        return found
 
     def edge_seconds(self, first: int, second: int, num_samples: int) -> tuple[float, float]:
         """How long one message occupies the edge between two blocks, and its latency."""
