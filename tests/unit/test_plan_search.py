@@ -179,3 +179,10 @@ def test_assumed_links_are_told() -> None:
     cluster = dataclasses.replace(make_cluster([1e9, 1e9]), links=())
     plan = search(make_recipe(), cluster)
     assert any("assumed to move 2 GB/s" in reason for reason in plan.reasons)
+
+
+def test_the_best_replica_may_leave_chips_out() -> None:
+    slow = Link(bandwidth_bytes_per_s=2e9, latency_s=1e-4, source="emulated")
+    plan = search(make_recipe(global_batch=4), make_cluster([1e15, 1e15], link=slow))
+    assert len(plan.chips) == 1
+    assert len(plan.idle_chips) == 1

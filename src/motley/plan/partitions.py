@@ -103,6 +103,12 @@ class Partitions:
             found.append((np.append(inside, -1), np.append(left, code - int(self._radix[first]))))
         return found
 
+    @cached_property
+    def _smaller(self) -> list[Integers]:
+        """For every subset, those with one unit less."""
+        digits = np.array(self.subsets)
+        return [code - self._radix[row > 0] for code, row in enumerate(digits)]
+
     def _grid(self, times: Floats) -> _Grid:
         whole = [
             np.minimum(
@@ -119,8 +125,12 @@ class Partitions:
         for code, (inside, left) in enumerate(self._ways):
             if code:
                 most[code] = (shared[inside] + most[left]).max(axis=0)
-        most[self.sets] = np.maximum(most[self.sets], alone[:-1])
-        return _Grid(times, alone, shared, most)
+        single = np.zeros_like(most)
+        single[self.sets] = alone[:-1]
+        for code, smaller in enumerate(self._smaller):
+            if len(smaller):
+                single[code] = np.maximum(single[code], single[smaller].max(axis=0))
+        return _Grid(times, alone, shared, np.maximum(most, single))
 
     @cached_property
     def _coarse(self) -> _Grid:
