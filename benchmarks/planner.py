@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from motley.chips.constants import CONSTANTS, Constants
+from planner_emulated import emulated_part
 from planner_memory import published_part, tracker_part
+from planner_search import MOST_CHIPS, NUM_CLUSTERS, optimality, searches
 from planner_table import (
     Scored,
     by_source,
@@ -46,6 +48,7 @@ FEWEST_TO_RANK = 4
 """Rows of a source from which their order says something."""
 
 WORST = 12
+"""Rows that are named."""
 
 
 def main() -> None:
@@ -54,12 +57,18 @@ def main() -> None:
     parser.add_argument(
         "--tracker", action="store_true", help="Memory under PyTorch's trackers too."
     )
+    parser.add_argument("--quick", action="store_true", help="Leave out the search.")
+    parser.add_argument("--emulated", action="store_true", help="Emulated clusters too: 10 min.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
     parser.add_argument("--write", action="store_true", help="Write the shipped error band.")
     arguments = parser.parse_args()
     result = table_part(arguments.table) | published_part(arguments.table)
+    if not arguments.quick:
+        result |= optimality(NUM_CLUSTERS) | searches(MOST_CHIPS)
     if arguments.tracker:
         result |= tracker_part()
+    if arguments.emulated:
+        result |= emulated_part()
     if arguments.write:
         write_errors(result, arguments.table.name)
     if arguments.json:

@@ -37,6 +37,7 @@ from planner_brute import BruteForce
 from planner_by_hand import best_by_hand
 
 NUM_CLUSTERS = 200
+MOST_CHIPS = 10_000
 
 MOST_GROUPED = 4
 """Chips up to which layouts are enumerated too."""
@@ -85,7 +86,9 @@ SPACES = {"trainable": TRAINABLE, "any": ANY}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clusters", type=int, default=NUM_CLUSTERS, help="Random ones.")
-    parser.add_argument("--most-chips", type=int, default=10000, help="Leave out larger cases.")
+    parser.add_argument(
+        "--most-chips", type=int, default=MOST_CHIPS, help="Leave out larger cases."
+    )
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
     arguments = parser.parse_args()
     result = optimality(arguments.clusters) | searches(arguments.most_chips)
