@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from motley.chips.chip import Chip
 from motley.cluster import Spread
+from motley.plan.layout import Layout
 from motley.plan.schedule import Schedule
 
 
@@ -44,6 +45,8 @@ class ReplicaChoice(NamedTuple):
     schedule: Schedule = "1f1b"
     devices: tuple[int, ...] = ()
     """With an interleaved schedule, which of the replica's groups holds each (virtual) stage."""
+    layouts: tuple[Layout, ...] = ()
+    """Of the stages; empty: the fastest that fit."""
 
     @property
     def held_by(self) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ class Rebalancer:
             ends.append(cut)
         if time[0] >= NEVER:
             return None
-        return replica._replace(stages=tuple(self._cut(stages, ends[::-1])))
+        return replica._replace(stages=tuple(self._cut(stages, ends[::-1])), layouts=())
 
     def _cut(
         self, stages: tuple[StageChoice, ...], ends: list[NDArray[np.intp]]
@@ -99,7 +99,7 @@ class Reorderer:
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._best(replica, counts, alone)
-        return replica._replace(stages=found)
+        return replica._replace(stages=found, layouts=())
 
     def _best(
         self, replica: ReplicaChoice, counts: Mapping[int, int], alone: bool

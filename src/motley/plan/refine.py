@@ -13,6 +13,7 @@ from itertools import zip_longest
 from motley.plan.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.evaluate import Evaluator
 from motley.plan.rebalance import Rebalancer, Reorderer
+from motley.plan.space import layouts
 
 TOLERANCE = 1e-9
 """Relative; differences below are rounding."""
@@ -23,6 +24,9 @@ LARGER_MICRO_BATCH = 0.005
 
 MANY_LOOKS = 500
 """From which on micro-batches of all sizes are tried."""
+
+FEW_LAYOUTS = 4
+"""Of a group that are tried, for few looks."""
 
 VIRTUAL_STAGES = (2, 4)
 """Of each group under an interleaved schedule."""
@@ -148,14 +152,37 @@ class Refiner:
     def _changed_replicas(self, replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
         for size in self._other_sizes(replica):
             yield replica._replace(micro_batch_size=size)
+        yield from self._other_layouts(replica)
         yield from self._other_schedules(replica)
         if replica.devices:
             return
         for stages in _shifted(replica.stages):
-            yield replica._replace(stages=stages)
+            yield replica._replace(stages=stages, layouts=())
         for stages in _exchanged(replica.stages):
-            yield replica._replace(stages=stages)
+            yield replica._replace(stages=stages, layouts=())
         yield from self.alternatives(replica)
+
+    def _other_layouts(self, replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
+        """Other layouts of groups: how much of an exchange can hide only a simulation tells."""
+        now = self.evaluator.layouts(replica)
+        if now is None or replica.devices:
+            return
+        for kind in dict.fromkeys(stage.block for stage in replica.stages):
+            block = self.evaluator.blocks[kind]
+            if block.num_chips == 1:
+                continue
+            known = self.evaluator.useful_layouts(
+                kind, replica.micro_batch_size, replica.num_micro_batches
+            )[:FEW_LAYOUTS]
+            if self.most_looks >= MANY_LOOKS:
+                known = layouts(block, self.evaluator.config, self.evaluator.space)
+            for layout in known:
+                laid = tuple(
+                    layout if stage.block == kind else own
+                    for stage, own in zip(replica.stages, now, strict=True)
+                )
+                if laid != now:
+                    yield replica._replace(layouts=laid)
 
     def _other_schedules(self, replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
         """Schedules with shorter bubbles, where there are micro-batches enough to fill them."""
@@ -220,7 +247,9 @@ def _interleaved(replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
                 virtual.append(StageChoice(stage.block, begin, begin + length))
                 begin += length
         devices = tuple(range(len(stages))) * num_parts
-        yield replica._replace(stages=tuple(virtual), schedule="interleaved", devices=devices)
+        yield replica._replace(
+            stages=tuple(virtual), schedule="interleaved", devices=devices, layouts=()
+        )
 
 
 def _better(score: tuple[float, float], best: tuple[float, float]) -> bool:

@@ -12,6 +12,7 @@ from motley.plan.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.classes import BlockClasses, Counts
 from motley.plan.effort import cuts_between, effort_for, probes, spread
 from motley.plan.evaluate import Evaluator
+from motley.plan.layout import Layout
 from motley.plan.lines import Lines
 from motley.plan.objective import Objective, usd_per_hour
 from motley.plan.partitions import Partitions, Promise
@@ -122,10 +123,20 @@ class SplitSearch:
         for block, need in enumerate(self.classes.needs):
             width = self.classes.blocks[block].num_chips
             for size in self._single_sizes(width):
-                row = self._single_stage(block, size)
-                if row is None:
+                found = self._single_layouts(block, size)
+                rows += [
+                    (
+                        need,
+                        float(size),
+                        self.batch,
+                        *self._single_stage(block, size, layout),
+                        origin,
+                    )
+                    for layout in found
+                    for origin in ((-1, block, self.layouts[block].index(layout), 0, 0),)
+                ]
+                if not found:
                     break
-                rows.append((need, float(size), self.batch, *row, (-1, block, 0, 0, 0)))
         if not rows:
             return Lines.none(len(self.classes.totals))
         return Lines._make(np.array(column) for column in zip(*rows, strict=True))
@@ -138,14 +149,25 @@ class SplitSearch:
         powers = [width << power for power in range((self.batch // width).bit_length())]
         return [*powers, self.batch] if powers and powers[-1] < self.batch else powers
 
+    def _single_layouts(self, block: int, size: int) -> list[Layout]:
+        """Layouts in which the block holds the whole model: the fastest, or all for few splits."""
+        evaluator, count = self.evaluator, -(-self.batch // size)
+        stage = StageChoice(block, 0, evaluator.num_layers)
+        fastest = evaluator.layout(stage, 1, size, count)
+        if fastest is None or not self.effort.all_sizes:
+            return [fastest] if fastest else []
+        able = self.classes.blocks[block].chip.memory_bytes
+        return [
+            layout
+            for layout in self.layouts[block]
+            if evaluator.memory(stage, 1, size, layout).total_bytes <= able
+        ]
+
     def _single_stage(
-        self, block: int, size: int
-    ) -> tuple[float, float, float, float, float] | None:
+        self, block: int, size: int, layout: Layout
+    ) -> tuple[float, float, float, float, float]:
         evaluator = self.evaluator
-        stage, count = StageChoice(block, 0, evaluator.num_layers), -(-self.batch // size)
-        layout = evaluator.layout(stage, 1, size, count)
-        if layout is None:
-            return None
+        stage = StageChoice(block, 0, evaluator.num_layers)
         forward, backward = evaluator.pass_seconds(stage, size, layout)
         passes = forward + backward
         own = evaluator.exchange_seconds(stage, layout) - backward
@@ -164,8 +186,17 @@ class SplitSearch:
         replicas = []
         for line, samples in promise.shares:
             size = min(int(lines.size[line]), samples)
-            replicas.append(ReplicaChoice(self._stages(lines.origin[line]), size, samples))
+            origin = lines.origin[line]
+            replica = ReplicaChoice(self._stages(origin), size, samples)
+            replicas.append(replica._replace(layouts=self._layouts_of(origin)))
         return tuple(sorted(replicas, key=lambda each: (-each.num_samples, each.stages)))
+
+    def _layouts_of(self, origin: Sequence[int]) -> tuple[Layout, ...]:
+        """The layout that a line was made for, if it was not the fastest."""
+        search, block, place, *_ = map(int, origin)
+        if search >= 0 or not self.effort.all_sizes or len(self.layouts[block]) == 1:
+            return ()
+        return (self.layouts[block][place],)
 
     def _stages(self, origin: Sequence[int]) -> tuple[StageChoice, ...]:
         search, *rest = map(int, origin)

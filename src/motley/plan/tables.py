@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
+from operator import le
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from motley.chips.chip import Link
@@ -250,6 +251,10 @@ class StageTables:
         """The layout of every stage; None if any does not fit."""
         size = min(replica.micro_batch_size, replica.num_samples)
         count = replica.num_micro_batches
+        if replica.layouts:
+            needs = self.group_needs(replica, replica.layouts)
+            able = [self.blocks[stage.block].chip.memory_bytes for stage in replica.stages]
+            return replica.layouts if all(map(le, needs, able)) else None
         if replica.devices:
             return self._layouts_by_group(replica, size, count)
         found = []
