@@ -27,7 +27,7 @@ from motley.events import EventLog, read_events
 from motley.federation.correspondence import Correspondence
 from motley.federation.course import PartyCourse
 from motley.federation.identity import Identity
-from motley.federation.lone import lone_engine
+from motley.federation.lone import lone_engine, lone_process
 from motley.federation.rounds import Member
 from motley.federation.store import Store, Traffic, open_store
 from motley.federation.view import find_charter
@@ -143,7 +143,8 @@ def start_party(federation: FederationSpec, party: PartySpec, faults: Faults | N
     if child:
         return child
     try:
-        _run(federation, party, faults or Faults())
+        with lone_process():
+            _run(federation, party, faults or Faults())
     except MotleyError as error:
         with EventLog.open(party.folder / "events.jsonl") as log:
             log.write("ended", kind=type(error).__name__, text=error.message)

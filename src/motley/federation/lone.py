@@ -6,6 +6,9 @@ each of its processes one. A party that trains for real has an engine per chip (
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,12 +23,23 @@ from motley.train.checkpoint import named_state
 from motley.train.engine import Engine
 
 
-def lone_engine(recipe: Recipe, flops_per_s: float = 1e15) -> Engine:
-    """An engine on one emulated chip; the default rate is beyond any host's, so nothing waits."""
+@contextmanager
+def lone_process() -> Iterator[None]:
+    """This process as the only rank of a training, on one thread; afterwards it is as before."""
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    if not dist.is_initialized():
-        store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+        torch.set_num_threads(num_threads)
+
+
+def lone_engine(recipe: Recipe, flops_per_s: float = 1e15) -> Engine:
+    """An engine on one emulated chip, within a `lone_process`; the default rate is beyond any
+    host's, so nothing waits."""
     chip = Chip(
         name="chip-0",
         kind="emulated",

@@ -25,7 +25,7 @@ from motley.federation.codec import CodecConfig
 from motley.federation.correspondence import Correspondence
 from motley.federation.founding import found
 from motley.federation.identity import Identity, new_identity
-from motley.federation.lone import lone_engine, optimizer_state
+from motley.federation.lone import lone_engine, lone_process, optimizer_state
 from motley.federation.pace import steps_between
 from motley.federation.rounds import Member
 from motley.federation.state import GlobalState
@@ -216,16 +216,18 @@ def simulate(
 ) -> dict[str, Any]:
     """Runs a federation of that many parties and sums up what its rounds took."""
     terms = simulated_terms(num_parties, local_steps)
-    simulation = Simulation(store, num_parties, terms, report)
     rounds = []
-    for _ in range(num_rounds):
-        done = simulation.run_round()
-        rounds.append(done)
-        report(
-            f"round {done.round}: {done.accepted} of {num_parties} updates, loss {done.loss:.3f}, "
-            f"{done.correspondence_s / num_parties * 1e3:.0f} ms per party beside the training, "
-            f"{done.log_bytes / num_parties:.0f} bytes of log per party"
-        )
+    with lone_process():
+        simulation = Simulation(store, num_parties, terms, report)
+        for _ in range(num_rounds):
+            done = simulation.run_round()
+            rounds.append(done)
+            report(
+                f"round {done.round}: {done.accepted} of {num_parties} updates, "
+                f"loss {done.loss:.3f}, "
+                f"{done.correspondence_s / num_parties * 1e3:.0f} ms per party beside the "
+                f"training, {done.log_bytes / num_parties:.0f} bytes of log per party"
+            )
     count = max(1, len(rounds))
     return {
         "parties": num_parties,
