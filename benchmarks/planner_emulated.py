@@ -17,36 +17,46 @@ import statistics
 from itertools import combinations
 from typing import Any
 
+import torch
+
 from common import origin, prepared, run_plan, say, with_steps
 from mixed import RECIPE, emulated_cluster, smallest_memory
+from motley import kernels
 from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.data import PreparedData
 from motley.errors import NoPlanError
 from motley.plan.search import search
 from motley.recipe import Recipe, parse_recipe
+from motley.units import Precision
 
 NUM_RANDOM = 20
-STEPS = 5
-TOTAL_FLOPS_PER_S = 32e9
-"""Of all chips of a random cluster together, well below what two cores of a host give."""
+STEPS = 4
+GLOBAL_BATCH = 16
+TOTAL_FLOPS_PER_S = {"bf16": 32e9, "fp32": 8e9}
+"""Of all chips of a cluster together, well below what two cores of a host give; bf16 where the host
+has fast kernels for it."""
+
+
+def host_precision() -> Precision:
+    """The format in which this host is fast enough to emulate chips."""
+    kernels.enable()
+    return "bf16" if kernels.usable(torch.zeros(1, dtype=torch.bfloat16)) else "fp32"
 
 
 def random_cluster(seed: int, recipe: Recipe) -> Cluster:
     """Two to five chips; each pair has a link of its own with some chance."""
     draw = random.Random(seed)
     speeds = [draw.choice((1, 2, 3, 4, 6, 8)) for _ in range(draw.randint(2, 5))]
-    unit = TOTAL_FLOPS_PER_S / sum(speeds)
     least = smallest_memory(recipe)
     chips = tuple(
         Chip(
             name=f"chip-{index}",
             kind=f"emulated-{speed}",
             emulated=True,
-            precision="bf16",
-            flops_per_s={"bf16": speed * unit},
+            flops_per_s={"fp32": 1.0},
             memory_bytes=int(least * draw.choice((0.6, 0.8, 1.2, 4.0, 50.0))),
-            memory_bandwidth_bytes_per_s=speed * unit,
+            memory_bandwidth_bytes_per_s=speed,
             source="emulated",
         )
         for index, speed in enumerate(speeds)
@@ -64,6 +74,24 @@ def random_cluster(seed: int, recipe: Recipe) -> Cluster:
     names = [chip.name for chip in chips]
     odd = tuple(link(pair) for pair in combinations(names, 2) if draw.random() < 0.3)
     return Cluster(name=f"random-{seed}", chips=chips, links=(link(("*", "*")), *odd))
+
+
+def for_host(cluster: Cluster) -> Cluster:
+    """The cluster with rates in the ratio of its memory bandwidths, in a format and of a sum that
+    this host can emulate."""
+    precision = host_precision()
+    total = sum(chip.memory_bandwidth_bytes_per_s for chip in cluster.chips)
+    unit = TOTAL_FLOPS_PER_S[precision] / total
+    chips = tuple(
+        dataclasses.replace(
+            chip,
+            precision=precision,
+            flops_per_s={precision: unit * chip.memory_bandwidth_bytes_per_s},
+            memory_bandwidth_bytes_per_s=unit * chip.memory_bandwidth_bytes_per_s,
+        )
+        for chip in cluster.chips
+    )
+    return dataclasses.replace(cluster, chips=chips)
 
 
 def measure(recipe: Recipe, cluster: Cluster, data: PreparedData) -> dict[str, Any] | None:
@@ -85,21 +113,22 @@ def measure(recipe: Recipe, cluster: Cluster, data: PreparedData) -> dict[str, A
     }
 
 
-def emulated_part() -> dict[str, Any]:
+def emulated_part(num_random: int = NUM_RANDOM) -> dict[str, Any]:
     """Errors on the three mixes and on random clusters that hold the model."""
     recipe, data = prepared(parse_recipe(RECIPE))
     recipe = with_steps(recipe, STEPS)
-    recipe = dataclasses.replace(recipe, batch=dataclasses.replace(recipe.batch, global_batch=32))
+    batch = dataclasses.replace(recipe.batch, global_batch=GLOBAL_BATCH)
+    recipe = dataclasses.replace(recipe, batch=batch)
     small = int(0.8 * smallest_memory(recipe))
     clusters = [
         emulated_cluster("A", [4, 2, 1, 1]),
         emulated_cluster("B", [8, 4, 2, 1, 1], small),
         emulated_cluster("C", [1, 1, 1, 1]),
     ]
-    found = [measure(recipe, cluster, data) for cluster in clusters]
+    found = [measure(recipe, for_host(cluster), data) for cluster in clusters]
     seed = 0
-    while len([each for each in found if each]) < len(clusters) + NUM_RANDOM:
-        found.append(measure(recipe, random_cluster(seed, recipe), data))
+    while len([each for each in found if each]) < len(clusters) + num_random:
+        found.append(measure(recipe, for_host(random_cluster(seed, recipe)), data))
         seed += 1
     runs = [each for each in found if each]
     errors = [each["error"] for each in runs]
@@ -112,9 +141,10 @@ def emulated_part() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--random", type=int, default=NUM_RANDOM, help="Random clusters.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
     arguments = parser.parse_args()
-    result = emulated_part() | {"origin": origin()}
+    result = emulated_part(arguments.random) | {"origin": origin()}
     median, worst = result["emulated_error_median"], result["emulated_error_worst"]
     print(f"Emulated clusters: median error {median:.1%}, worst {worst:.1%}.")
     if arguments.json:
