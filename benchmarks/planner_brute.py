@@ -75,8 +75,9 @@ class BruteForce:
         found = []
         for blocks in self._covers(chips):
             for stages in self._pipelines(blocks):
-                for size in range(1, share + 1):
-                    found += self._laid(ReplicaChoice(stages, size, share))
+                sizes = range(1, share + 1)
+                laid = [self._laid(ReplicaChoice(stages, size, share)) for size in sizes]
+                found += _earliest([option for each in laid for option in each])
         return sorted(found, key=lambda each: each.finish_s)
 
     def _covers(self, chips: frozenset[str]) -> Iterator[list[int]]:
@@ -121,6 +122,22 @@ class BruteForce:
             if full * sum(evaluator.pass_seconds(stage, size, layout)) < self.best_s
             and evaluator.memory(stage, kept, size, layout).total_bytes <= block.chip.memory_bytes
         ]
+
+
+def _earliest(options: list[Option]) -> list[Option]:
+    """Without those that have no gradient earlier than another with equal exchanges."""
+    kept: list[Option] = []
+    for option in sorted(options, key=lambda each: (each.finish_s, each.times.ready_s)):
+        if not any(_no_later(known, option) for known in kept):
+            kept.append(option)
+    return kept
+
+
+def _no_later(first: Option, second: Option) -> bool:
+    """Whether the first may stand for the second: groups exchange by their layouts."""
+    return [each[:4] for each in first.times.layouts] == [
+        each[:4] for each in second.times.layouts
+    ] and all(a <= b for a, b in zip(first.times.ready_s, second.times.ready_s, strict=True))
 
 
 def _groups(cluster: Cluster, space: Space) -> tuple[Names, ...]:
