@@ -135,8 +135,7 @@ class Candidates:
             batch = dataclasses.replace(recipe.batch, global_batch=global_batch)
             recipe = dataclasses.replace(recipe, batch=batch)
         evaluator = self._evaluator(recipe, classes.blocks, classes)
-        refined = None if global_batch is None else 1
-        found = SplitSearch(evaluator, classes, self.objective, most_refined=refined).run()
+        found = SplitSearch(evaluator, classes, self.objective).run()
         return [on_chips(each, classes) for each in found[:KEPT_OF_EACH]]
 
     def _evaluator_of_groups(self, groups: Sequence[Names]) -> Evaluator:

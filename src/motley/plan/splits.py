@@ -51,15 +51,7 @@ class Found(NamedTuple):
 class SplitSearch:
     """One search; `run` gives the best split and the best ones of another structure."""
 
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        classes: BlockClasses,
-        objective: Objective,
-        *,
-        most_refined: int | None = None,
-    ) -> None:
-        """`most_refined` bounds the splits that are refined; unset, it follows from the effort."""
+    def __init__(self, evaluator: Evaluator, classes: BlockClasses, objective: Objective) -> None:
         self.evaluator = evaluator
         self.classes = classes
         self.objective = objective
@@ -69,9 +61,6 @@ class SplitSearch:
         ]
         num_layouts = [len(each) for each in self.layouts]
         self.effort = effort_for(evaluator.num_layers, classes.totals, num_layouts)
-        if most_refined is not None:
-            fewer = min(most_refined, self.effort.most_refined)
-            self.effort = self.effort._replace(most_refined=fewer)
         self.flops = sum(evaluator.sample_flops()) * self.batch
         speed = sum(total * _unit_speed(classes, unit) for unit, total in enumerate(classes.totals))
         self.ideal_s = self.flops / speed

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 Held = tuple[int, ...]
 """How many layers of each kind a stage holds."""
 
-MANY_COUNTS = 16
-
 FEW_AND_MANY = (1, 32)
 """Micro-batches in flight for which layouts are compared."""
 
@@ -210,11 +208,10 @@ class StageTables:
         return None
 
     def count_weight(self, block: int, num_micro_batches: int) -> int:
-        """The number of micro-batches as layouts tell it apart: rounded up to a power of four, up
-        to where what comes once a step hardly counts."""
+        """The number of micro-batches as layouts tell it apart: rounded up to a power of four."""
         if self.blocks[block].num_chips == 1:
             return 1
-        return min(1 << (max(0, num_micro_batches - 1).bit_length() + 1) // 2 * 2, MANY_COUNTS)
+        return 1 << (max(0, num_micro_batches - 1).bit_length() + 1) // 2 * 2
 
     def useful_layouts(self, block: int, size: int, num_micro_batches: int) -> tuple[Layout, ...]:
         """A block's layouts, the fastest for the whole model first.
