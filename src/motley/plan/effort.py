@@ -19,14 +19,6 @@ MOST_CUTS = 36
 """Boundaries between layers from which pipelines are built."""
 
 
-DEEPEST = 36
-DEEP = 12
-"""Stages of a pipeline in large searches where chips may share a stage."""
-
-SINGLE_LAYOUTS = 3
-"""Of a chip that shares no stage."""
-
-
 class Effort(NamedTuple):
     """How far each level of the search looks."""
 
@@ -34,8 +26,6 @@ class Effort(NamedTuple):
     """Micro-batches of all sizes, or in ratios of four; likewise for their numbers."""
     most_cuts: int
     """Boundaries between layers from which pipelines are built; more are tried at the end."""
-    most_stages: int
-    """Of a pipeline."""
     beam: int
     """Ends of pipelines kept for each set of units and first layer."""
     most_goals: int
@@ -57,11 +47,10 @@ def effort_for(num_layers: int, totals: Sequence[int], num_layouts: Sequence[int
     num_sets, num_types = math.prod(total + 1 for total in totals), len(num_layouts)
     states = (num_layers + 1) * num_sets * sum(num_layouts)
     if num_layers <= FEW_LAYERS and states <= EXHAUSTIVE:
-        return Effort(True, num_layers + 1, num_layers, 6, 99, 32, 300, 80, 1500)
+        return Effort(True, num_layers + 1, 6, 99, 32, 300, 80, 1500)
     if num_sets * num_types <= SOME:
-        return Effort(False, MOST_CUTS, DEEPEST, 1, 2, 4, 12, 3, 60)
-    deepest = DEEP if max(num_layouts) > SINGLE_LAYOUTS else DEEPEST
-    return Effort(False, MOST_CUTS, deepest, 1, 1, 2, 8, 2, 40)
+        return Effort(False, MOST_CUTS, 1, 2, 4, 12, 3, 60)
+    return Effort(False, MOST_CUTS, 1, 1, 2, 8, 2, 40)
 
 
 def cuts_between(num_layers: int, most: int) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ FEW_SETS = 300
 
 FEW_CHIPS = 16
 
-MOST_SETS = 650
+MOST_SETS = 900
 """Of units of one grouping; what takes long in the search are the sets."""
 
 MOST_SLICES = 8

@@ -33,9 +33,6 @@ PESSIMISM = 1.1
 LARGER_HELPS = 0.99
 """Larger micro-batches are tried as long as they take less than this share of a sample's time."""
 
-FEW_SIZES = 3
-"""Of micro-batches, in large searches."""
-
 MOST_SUBSETS = 8
 """Choices of units that are looked into when chips cost money."""
 
@@ -59,8 +56,7 @@ class SplitSearch:
         self.layouts = [
             layouts(block, evaluator.config, evaluator.space) for block in classes.blocks
         ]
-        num_layouts = [len(each) for each in self.layouts]
-        self.effort = effort_for(evaluator.num_layers, classes.totals, num_layouts)
+        self.effort = effort_for(evaluator.num_layers, classes.totals, [*map(len, self.layouts)])
         self.flops = sum(evaluator.sample_flops()) * self.batch
         speed = sum(total * _unit_speed(classes, unit) for unit, total in enumerate(classes.totals))
         self.ideal_s = self.flops / speed
@@ -80,7 +76,7 @@ class SplitSearch:
         """All pipelines, and the ways to form replicas of them."""
         totals, effort = self.classes.totals, self.effort
         cuts = cuts_between(self.evaluator.num_layers, effort.most_cuts)
-        most_stages = min(sum(totals), len(cuts) - 1, effort.most_stages)
+        most_stages = min(sum(totals), len(cuts) - 1)
         arrays = StageArrays(self.evaluator, cuts, min(most_stages, self.batch))
         parts, best = [self._single_stages()], float("inf")
         for goals in self._goals():
@@ -104,8 +100,7 @@ class SplitSearch:
 
     def _goals(self) -> Iterator[Goals]:
         several = sum(self.classes.totals) > 1
-        sizes = spread(self._least_size(), self.batch, self.effort)
-        for size in sizes if self.effort.most_goals > 1 else sizes[:FEW_SIZES]:
+        for size in spread(self._least_size(), self.batch, self.effort):
             counts = probes(-(-self.batch // size), self.effort)
             pairs = [(count, False) for count in counts]
             if several:
