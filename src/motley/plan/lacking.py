@@ -6,12 +6,16 @@ from motley.cluster import Cluster
 from motley.errors import NoPlanError
 from motley.plan.choices import StageChoice
 from motley.plan.classes import BlockClasses, Counts, block_classes
+from motley.plan.effort import cuts_between
 from motley.plan.evaluate import Evaluator
 from motley.plan.groupings import cuts_of, finest, grouping, kinds_of
 from motley.plan.space import Space, layouts
 from motley.plan.stack import Stack
 from motley.recipe import Recipe
 from motley.units import size
+
+MOST_CUTS = 16
+"""Boundaries between layers at which the attempts are cut."""
 
 Attempt = tuple[int, tuple[StageChoice, ...]]
 """The bytes that the worst stage lacks, and the stages."""
@@ -53,7 +57,10 @@ def _least_need(evaluator: Evaluator, stage: StageChoice, kept: int) -> int:
 
 
 def _least_lack(evaluator: Evaluator, classes: BlockClasses) -> Attempt:
-    """The one-replica split whose worst stage lacks the fewest bytes."""
+    """The one-replica split whose worst stage lacks the fewest bytes, between the layers
+    or, where they are many, evenly."""
+    cuts = cuts_between(evaluator.num_layers, MOST_CUTS)
+    needs: dict[tuple[int, int, int, int], int] = {}
     none = tuple(0 for _ in classes.totals)
     level: dict[tuple[Counts, int], Attempt] = {(none, evaluator.num_layers): (-(2**62), ())}
     best: Attempt | None = None
@@ -65,9 +72,12 @@ def _least_lack(evaluator: Evaluator, classes: BlockClasses) -> Attempt:
                 if used[block] == total:
                     continue
                 now = (*used[:block], used[block] + 1, *used[block + 1 :])
-                for first in range(end):
+                for first in cuts[: cuts.index(end)]:
                     stage = StageChoice(block, first, end)
-                    need = _least_need(evaluator, stage, kept)
+                    key = (*stage, kept)
+                    if key not in needs:
+                        needs[key] = _least_need(evaluator, stage, kept)
+                    need = needs[key]
                     lack = max(worst, need - evaluator.blocks[block].chip.memory_bytes)
                     known = found.get((now, first))
                     if known is None or lack < known[0]:
