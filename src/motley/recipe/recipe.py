@@ -1,0 +1,66 @@
+"""The whole recipe: one table per section of `recipe.toml`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from motley.errors import RecipeError
+from motley.model.config import ModelConfig
+from motley.recipe.data import BatchConfig, DataConfig
+from motley.recipe.optimizer import OptimizerConfig
+from motley.recipe.schedule import ScheduleConfig
+from motley.recipe.upkeep import CheckpointConfig, ValidationConfig
+from motley.schema import as_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    name: str = "run"
+    seed: int = 0
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        is_file_name = Path(self.name).name == self.name and self.name.isprintable()
+        if self.name in ("", "..") or not is_file_name:
+            raise ValueError(f"name: names the run's folder, which cannot be {self.name!r}")
+        length, context = self.batch.sequence_length, self.model.context
+        if length > context:
+            raise ValueError(
+                f"batch.sequence_length: {length} tokens do not fit the model's context {context}"
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch.global_batch * self.batch.sequence_length
+
+    def with_vocabulary(self, vocab_size: int) -> Recipe:
+        """The recipe with the tokenizer's vocabulary; `RecipeError` if the model fixes another."""
+        fixed = self.model.vocab_size
+        if fixed is not None and fixed < vocab_size:
+            raise RecipeError(
+                f"model.vocab_size is {fixed}, but the tokenizer has {vocab_size} tokens.",
+                remedy="Leave model.vocab_size out, or make it at least the tokenizer's.",
+            )
+        model = dataclasses.replace(self.model, vocab_size=fixed or vocab_size)
+        return dataclasses.replace(self, model=model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain tables, with unset keys left out; `parse_recipe` reads them back."""
+        return as_table(self)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that change with anything that the recipe says."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
