@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from motley import kernels
 from motley.cluster import Cluster
 from motley.data import PreparedData
 from motley.events import read_events
@@ -20,6 +23,7 @@ from motley.recipe import Recipe
 from motley.train.folder import RunFolder, create_run_folder
 from motley.train.launch import start
 from motley.train.prepare import prepare_data
+from motley.units import Precision
 
 WARM_UP_STEPS = 1
 """Steps at the begin that are not counted: buffers are made, connections are opened."""
@@ -39,6 +43,12 @@ class Measured:
 def say(text: str) -> None:
     """Progress, on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def host_precision() -> Precision:
+    """The format in which this host is fast enough to emulate chips."""
+    kernels.enable()
+    return "bf16" if kernels.usable(torch.zeros(1, dtype=torch.bfloat16)) else "fp32"
 
 
 def prepared(recipe: Recipe) -> tuple[Recipe, PreparedData]:
@@ -104,8 +114,6 @@ def origin() -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
-    import torch
-
     return {
         "commit": commit.stdout.strip() or "unknown",
         "command": " ".join(["python", *sys.argv]),

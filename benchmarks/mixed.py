@@ -4,7 +4,8 @@
 
 Real processes train a real model on emulated chips (each held to a declared rate, memory and link).
 Beside motley's plan stand torch's DDP with an even batch and an even pipeline split on the same
-chips. All figures are emulated; the prediction is the plan's own.
+chips. All figures are emulated; the prediction is the plan's own. The chips train in the format in
+which the host is fast: bf16 with AMX, else fp32 at lower rates (about 30 minutes).
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import Measured, only, origin, prepared, run_plan, say, with_memory, with_steps
+from common import (
+    Measured,
+    host_precision,
+    only,
+    origin,
+    prepared,
+    run_plan,
+    say,
+    with_memory,
+    with_steps,
+)
 from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.data import PreparedData
@@ -28,11 +39,10 @@ from motley.plan.memory import stage_memory
 from motley.plan.search import search
 from motley.recipe import Recipe, parse_recipe
 
-UNIT_FLOPS_PER_S = 4e9
-"""Of a chip of speed 1. All mixes together stay well below what two cores of a host give."""
-UNIT_MEMORY_BANDWIDTH = 4e9
-"""Bytes/s of a chip of speed 1. Scaled with the batch: AdamW's share of the step is that of a real
-chip (100 FLOP per byte) at a real batch (0.5 M tokens), not 100 times that."""
+UNIT_FLOPS_PER_S = {"bf16": 4e9, "fp32": 1.5e9}
+"""Of a chip of speed 1. The chips of a mix together stay well below what two cores of a host give.
+A chip's memory bandwidth is one byte per FLOP, scaled with the batch: AdamW's share of the step is
+that of a real chip (100 FLOP per byte) at a real batch (0.5 M tokens), not 100 times that."""
 LINK = Link(bandwidth_bytes_per_s=1e9, latency_s=1e-4, emulated=True, source="emulated")
 ROOMY_BYTES = 8 * 10**9
 
@@ -52,15 +62,17 @@ TO_LOSS_STEPS = 32
 
 def emulated_cluster(name: str, speeds: list[int], small: int | None = None) -> Cluster:
     """Chips of these speeds; those of speed 1 get `small` bytes of memory where given."""
+    precision = host_precision()
+    unit = UNIT_FLOPS_PER_S[precision]
     chips = tuple(
         Chip(
             name=f"chip-{index}",
             kind=f"emulated-{speed}x",
             emulated=True,
-            precision="bf16",
-            flops_per_s={"bf16": speed * UNIT_FLOPS_PER_S},
+            precision=precision,
+            flops_per_s={precision: speed * unit},
             memory_bytes=small if small and speed == 1 else ROOMY_BYTES,
-            memory_bandwidth_bytes_per_s=speed * UNIT_MEMORY_BANDWIDTH,
+            memory_bandwidth_bytes_per_s=speed * unit,
             source="emulated",
         )
         for index, speed in enumerate(speeds)
@@ -69,11 +81,11 @@ def emulated_cluster(name: str, speeds: list[int], small: int | None = None) -> 
 
 
 def smallest_memory(recipe: Recipe) -> int:
-    """Bytes that a bf16 chip needs at least to hold the whole model: recompute, one sample."""
+    """Bytes that an emulated chip needs at least to hold the whole model: recompute, one sample."""
     return stage_memory(
         recipe.model,
         recipe.batch.sequence_length,
-        "bf16",
+        host_precision(),
         (0, recipe.model.num_layers),
         num_in_flight=1,
         micro_batch_size=1,
@@ -137,6 +149,7 @@ def measure_mix(
     )
     return {
         "name": cluster.name,
+        "precision": cluster.chips[0].precision,
         "efficiency": ours.tokens_per_s / total,
         "ddp_efficiency": ddp / total,
         "even_pipeline_efficiency": pipeline.tokens_per_s / total,

@@ -17,18 +17,14 @@ import statistics
 from itertools import combinations
 from typing import Any
 
-import torch
-
-from common import origin, prepared, run_plan, say, with_steps
+from common import host_precision, origin, prepared, run_plan, say, with_steps
 from mixed import RECIPE, emulated_cluster, smallest_memory
-from motley import kernels
 from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.data import PreparedData
 from motley.errors import NoPlanError
 from motley.plan.search import search
 from motley.recipe import Recipe, parse_recipe
-from motley.units import Precision
 
 NUM_RANDOM = 20
 STEPS = 4
@@ -36,12 +32,6 @@ GLOBAL_BATCH = 16
 TOTAL_FLOPS_PER_S = {"bf16": 32e9, "fp32": 8e9}
 """Of all chips of a cluster together, well below what two cores of a host give; bf16 where the host
 has fast kernels for it."""
-
-
-def host_precision() -> Precision:
-    """The format in which this host is fast enough to emulate chips."""
-    kernels.enable()
-    return "bf16" if kernels.usable(torch.zeros(1, dtype=torch.bfloat16)) else "fp32"
 
 
 def random_cluster(seed: int, recipe: Recipe) -> Cluster:
