@@ -58,7 +58,7 @@ class PlainLoop:
         torch.manual_seed(0)
         self.device = device
         self.autocast = form == "bf16-autocast"
-        dtype = torch.float32 if self.autocast or form == "fp32" else torch.bfloat16
+        dtype = torch.float32 if self.autocast or form.startswith("fp32") else torch.bfloat16
         self.model = PlainModel(config).to(device, dtype)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 

@@ -6,7 +6,8 @@
 Each contestant is a process of its own, so that none tunes the memory of another. All take turns in
 each round: the peak first, then some steps each; ratios are taken within a round and their median
 is reported, so that a host whose speed drifts favours nobody. The FLOPs are the model's (matrix
-products, causal attention counted as half, backward twice the forward), for all alike.
+products, causal attention counted as half, backward twice the forward), for all alike. The format
+is the one that `motley probe` would choose for the device, and the peak is that format's.
 """
 
 from __future__ import annotations
@@ -21,16 +22,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common import origin, prepared, say
 from motley.chips.chip import Chip
+from motley.chips.measure import measure_matmul
+from motley.chips.precision import choose_precision
 from motley.cluster import Cluster
 from motley.model.counts import model_counts
 from motley.recipe import parse_recipe
+from motley.units import Precision
 
 SMALL = {"layers": 6, "width": 384, "heads": 6, "context": 256}
 """10.6 M parameters in the blocks, 12.3 M with embeddings."""
 GPT2_124M = {"layers": 12, "width": 768, "heads": 12, "context": 1024, "vocab_size": 50304}
-PLAIN = ("bf16-kept-memory", "bf16-weights", "bf16-autocast", "fp32")
+PLAIN = {
+    "bf16": ("bf16-kept-memory", "bf16-weights", "bf16-autocast", "fp32"),
+    "fp32": ("fp32-kept-memory", "fp32"),
+}
 """The first is the plain loop with the C library told to keep freed memory, as motley does."""
 WARM_UP_STEPS = 2
 
@@ -67,7 +76,18 @@ class Contestant:
         self.process.wait()
 
 
-def job_for(device: str) -> tuple[dict[str, Any], float, int]:
+def training_precision(device: str) -> Precision:
+    """bf16 or fp32, as the probe chooses from the rates of this device's matmuls."""
+    rates: dict[Precision, float] = {}
+    for precision in ("fp32", "bf16"):
+        found = measure_matmul(torch.device(device), precision, 2 * 10**9, seconds=2.0)
+        rates[precision] = found.rate.median
+    precision, reason = choose_precision(rates)
+    say(reason)
+    return precision
+
+
+def job_for(device: str, precision: Precision) -> tuple[dict[str, Any], float, int]:
     """The job file's content, FLOPs of one token, tokens of one step."""
     on_cpu = device == "cpu"
     recipe, data = prepared(
@@ -84,8 +104,8 @@ def job_for(device: str) -> tuple[dict[str, Any], float, int]:
         )
     )
     chip = Chip(
-        name="chip", kind="this", device=device, precision="bf16",
-        flops_per_s={"bf16": 1e12}, memory_bytes=8 * 10**9 if on_cpu else 60 * 10**9,
+        name="chip", kind="this", device=device, precision=precision,
+        flops_per_s={precision: 1e12}, memory_bytes=8 * 10**9 if on_cpu else 60 * 10**9,
         memory_bandwidth_bytes_per_s=2e10,
     )  # fmt: skip
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -94,6 +114,7 @@ def job_for(device: str) -> tuple[dict[str, Any], float, int]:
         "cluster": Cluster(name="single", chips=(chip,)).to_dict(),
         "data": str(data.folder),
         "device": device,
+        "precision": precision,
         "threads": threads,
     }
     flops = model_counts(recipe.model, recipe.batch.sequence_length).flops_per_token
@@ -102,11 +123,13 @@ def job_for(device: str) -> tuple[dict[str, Any], float, int]:
 
 def measure(device: str, rounds: int, steps: int) -> dict[str, Any]:
     """Rounds in which all take turns."""
-    job, flops_per_token, tokens_per_step = job_for(device)
+    precision = training_precision(device)
+    plain = PLAIN[precision]
+    job, flops_per_token, tokens_per_step = job_for(device, precision)
     with tempfile.TemporaryDirectory(prefix="motley-benchmark-") as base:
         path = Path(base) / "job.json"
         path.write_text(json.dumps(job))
-        names = ("peak", "motley", *PLAIN)
+        names = ("peak", "motley", *plain)
         contestants = {name: Contestant(name, path) for name in names}
         try:
             for name in names[1:]:
@@ -121,10 +144,12 @@ def measure(device: str, rounds: int, steps: int) -> dict[str, Any]:
         finally:
             for contestant in contestants.values():
                 contestant.close()
-    return _result(turns, flops_per_token)
+    return {"precision": precision} | _result(turns, flops_per_token, plain)
 
 
-def _result(turns: dict[str, list[float]], flops_per_token: float) -> dict[str, Any]:
+def _result(
+    turns: dict[str, list[float]], flops_per_token: float, plain: tuple[str, ...]
+) -> dict[str, Any]:
     def share(name: str) -> float:
         pairs = zip(turns[name], turns["peak"], strict=True)
         return statistics.median(rate * flops_per_token / peak for rate, peak in pairs)
@@ -137,7 +162,7 @@ def _result(turns: dict[str, list[float]], flops_per_token: float) -> dict[str, 
         "share_of_peak": share("motley"),
         "tokens_per_s": statistics.median(turns["motley"]),
         "flops_per_token": flops_per_token,
-        "bf16_matmul_peak_flops_per_s": statistics.median(turns["peak"]),
+        "matmul_peak_flops_per_s": statistics.median(turns["peak"]),
         "peers": [
             {
                 "name": f"plain loop, {name}",
@@ -145,7 +170,7 @@ def _result(turns: dict[str, list[float]], flops_per_token: float) -> dict[str, 
                 "share_of_peak": share(name),
                 "motley_is_faster_by": speed_up(name),
             }
-            for name in PLAIN
+            for name in plain
         ],
     }
 

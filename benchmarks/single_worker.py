@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from motley import kernels
 from motley.chips.host import keep_freed_memory
+from motley.chips.runtime import TORCH_DTYPES
 from motley.cluster import parse_cluster
 from motley.data import PreparedData, SampleSource
 from motley.plan.search import search
@@ -56,7 +57,7 @@ def motley_stepper(job: dict[str, Any], data: PreparedData) -> Callable[[int], f
 def plain_stepper(job: dict[str, Any], data: PreparedData, form: str) -> Callable[[int], float]:
     """Steps of the plain loop on the same batches."""
     recipe = parse_recipe(job["recipe"])
-    if form == "bf16-kept-memory":
+    if form.endswith("kept-memory"):
         keep_freed_memory()
     source = SampleSource(data.train, recipe.batch.sequence_length, recipe.seed)
     loop = PlainLoop(recipe.model, form, str(job["device"]))
@@ -76,23 +77,24 @@ def plain_stepper(job: dict[str, Any], data: PreparedData, form: str) -> Callabl
 
 
 def peak_stepper(job: dict[str, Any]) -> Callable[[int], float]:
-    """Sustained bf16 matmul rate, FLOP/s: the best size's median over `windows` windows."""
-    device = str(job["device"])
+    """Sustained matmul rate in the job's precision, FLOP/s: the best size's median over `windows`
+    windows."""
+    device, dtype = str(job["device"]), TORCH_DTYPES[job["precision"]]
     keep_freed_memory()
 
     def run(windows: int) -> float:
         return max(
-            statistics.median(_matmul_rate(size, device) for _ in range(windows))
+            statistics.median(_matmul_rate(size, device, dtype) for _ in range(windows))
             for size in PEAK_SIZES
         )
 
     return run
 
 
-def _matmul_rate(size: int, device: str) -> float:
+def _matmul_rate(size: int, device: str, dtype: torch.dtype) -> float:
     """FLOP/s over a window of about 0.15 s, after one call that is not counted."""
-    first, second = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    out = torch.empty(size, size, device=device, dtype=torch.bfloat16)
+    first, second = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out = torch.empty(size, size, device=device, dtype=dtype)
     torch.mm(first, second, out=out)
     _synchronize(device)
     calls, began = 0, time.monotonic()
