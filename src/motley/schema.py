@@ -20,6 +20,8 @@ from motley.errors import MotleyError, nearest
 
 T = TypeVar("T")
 
+_SWITCH = "switch"
+
 LARGEST_NUMBER = 1e30
 """Nothing that is counted or measured here comes near; TOML's integers have no end."""
 
@@ -74,11 +76,21 @@ def _shape(cls: type[Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     return {field.name: hints[field.name] for field in fields}, required
 
 
+def switch(off: Any) -> Any:
+    """The default of a key that switches something on: while it is `off`, tables and digests are
+    those of a time when there was no such key."""
+    return dataclasses.field(default=off, metadata={_SWITCH: True})
+
+
 def as_table(instance: Any) -> dict[str, Any]:
     """A dataclass as plain tables with unset keys left out; `build` reads them back."""
-    shape, _ = _shape(typing.cast(Hashable, type(instance)))
-    values = ((name, getattr(instance, name)) for name in shape)
-    return {name: _plain(value) for name, value in values if value is not None}
+    fields = dataclasses.fields(instance)
+    values = ((field, getattr(instance, field.name)) for field in fields)
+    return {
+        field.name: _plain(value)
+        for field, value in values
+        if value is not None and not (_SWITCH in field.metadata and value == field.default)
+    }
 
 
 def _plain(value: Any) -> Any:
