@@ -109,13 +109,23 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
     return dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, steps=steps))
 
 
+def commit() -> str:
+    """The commit that the work tree is at, with a plus if it has changes."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "benchmarks/*.py")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
+
+
 def origin() -> dict[str, Any]:
     """Where and with what a result was made."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
+    import torch
+
     return {
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         "command": " ".join(["python", *sys.argv]),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,0 +1,140 @@
+"""Less compute for the same model: how many FLOPs each rung needs to reach the baseline's loss.
+
+    python benchmarks/compute.py --size S --corpus python --budget-minutes 60
+    python benchmarks/compute.py --size XS --only sweep:b1
+    python benchmarks/compute.py --budget-minutes 0 --json      # only what is there already
+
+The protocol is in `compute.md`, the rungs in `compute_ladder.toml`. Every finished run is kept as a
+line of `results/compute/runs-TEXT-SIZE.jsonl` and never made again; a run that was cut short goes
+on from its checkpoint; several of these commands may run side by side and share the work. Parts of
+`--only`: names of rungs, `sweep:RUNG`, `without` (leave-one-out of the final stack), `b0`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from common import origin, say
+from compute_claims import Group, as_text, row, summary
+from compute_corpora import CORPORA
+from compute_ladder import (
+    ComputeLadder,
+    Spec,
+    load,
+    rung_specs,
+    sweep_specs,
+    without_specs,
+)
+from compute_runs import Host, Prepared, Record, kept, ready, run
+from motley.chips.host import num_threads
+
+
+def wanted(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Spec]:
+    """The runs that were asked for, in the order in which they are made."""
+    specs: list[Spec] = []
+    for size in chosen.size:
+        for corpus in chosen.corpus:
+            specs += _of_part(ladder, chosen, size, corpus)
+    return specs
+
+
+def _of_part(
+    ladder: ComputeLadder, chosen: argparse.Namespace, size: str, corpus: str
+) -> Iterator[Spec]:
+    seeds, horizon, only = chosen.seeds, chosen.horizon_tokens, chosen.only
+    for spec in rung_specs(ladder, size, corpus, seeds, horizon):
+        if only is None or spec.rung in only:
+            yield spec
+    for name in only or ():
+        if name.startswith("sweep:"):
+            yield from sweep_specs(ladder, name.removeprefix("sweep:"), size, corpus, horizon)
+        elif name == "without":
+            yield from without_specs(ladder, size, corpus, seeds, horizon)
+
+
+def train_missing(jobs: Sequence[Prepared], host: Host, budget_minutes: float | None) -> None:
+    """Makes the runs that no earlier call has made, until the time is over."""
+    began = time.monotonic()
+    for job in jobs:
+        if budget_minutes is not None and time.monotonic() - began >= 60 * budget_minutes:
+            say("The time is over; the same command goes on.")
+            return
+        if job.key in kept():
+            continue
+        say(f"{job.spec.label} ({job.key})")
+        record = run(job, host)
+        if record is None:
+            say("  another process is at it.")
+        else:
+            say(f"  {record['bits_per_byte']:.4f} bits per byte, {record['process_s']:.0f} s.")
+
+
+def results(
+    ladder: ComputeLadder, jobs: Sequence[Prepared], size: str, corpus: str
+) -> dict[str, Any]:
+    """What is known of one size and text."""
+    groups = _groups([job for job in jobs if (job.spec.size, job.spec.corpus) == (size, corpus)])
+    base = next((g for g in groups if (g.rung, g.share) == (ladder.baseline, 1.0)), None)
+    rows = [row(group, base) for group in groups] if base else []
+    return summary(rows, base)
+
+
+def _groups(jobs: Sequence[Prepared]) -> list[Group]:
+    found = kept()
+    runs: dict[tuple[str, float], dict[int, Record]] = {}
+    for job in jobs:
+        if job.key in found:
+            place = (job.spec.rung, job.spec.share)
+            runs.setdefault(place, {})[job.spec.seed] = found[job.key]
+    return [Group(rung, share, tuple(by.values())) for (rung, share), by in runs.items()]
+
+
+def _with_baseline(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Spec]:
+    """What was asked for, and the baseline's runs, against which it is read."""
+    specs = wanted(ladder, chosen)
+    baseline = argparse.Namespace(**{**vars(chosen), "only": [ladder.baseline]})
+    return [*specs, *(spec for spec in wanted(ladder, baseline) if spec not in specs)]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", nargs="+", default=["S", "M"], help="of the ladder's file")
+    parser.add_argument("--corpus", nargs="+", choices=CORPORA, default=list(CORPORA))
+    parser.add_argument("--only", nargs="+", help="parts; see above")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--horizon-tokens", type=int, help="instead of the size's own")
+    parser.add_argument("--budget-minutes", type=float, help="begin no run after this time")
+    parser.add_argument("--threads", type=int, default=num_threads())
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen, ladder = _arguments(), load()
+    host = Host(device=chosen.device, precision=chosen.precision, threads=chosen.threads)
+    specs = wanted(ladder, chosen)
+    jobs = [ready(spec, dict(ladder.size), host.precision) for spec in specs]
+    train_missing(jobs, host, chosen.budget_minutes)
+    shown = [ready(s, dict(ladder.size), host.precision) for s in _with_baseline(ladder, chosen)]
+    found = {
+        f"{size} {corpus}": results(ladder, shown, size, corpus)
+        for size in chosen.size
+        for corpus in chosen.corpus
+    }
+    if chosen.json:
+        print(json.dumps({"benchmark": "compute", "sizes": found, "origin": origin()}))
+        return
+    for name, part in found.items():
+        target = part["target_bits_per_byte"]
+        print(f"\n{name}: target {'not run' if target is None else f'{target:.4f} bits per byte'}")
+        print(as_text(part["rows"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Finished runs of `compute.py`: one JSON object a line, found again by what was run.
+
+A run's key is a digest of its recipe (without name, paths, checkpoints), the text's digest, the
+precision and the protocol's number. FLOPs and bits per byte are independent of the machine; seconds
+stand beside the machine's name. The recipe is read with today's keys, so a key that came later and
+is off changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import commit, prepared
+from compute_corpora import PINNED
+from compute_ladder import Size, Spec, recipe_of
+from compute_worker import SECONDS
+from motley.chips.chip import Chip
+from motley.chips.host import cpu_name, memory
+from motley.cluster import Cluster
+from motley.data import PreparedData
+from motley.errors import MotleyError
+from motley.events import EventLog, read_events
+from motley.model.counts import model_counts
+from motley.plan.search import search
+from motley.recipe import CheckpointConfig, DataConfig, Recipe, ValidationConfig, parse_recipe
+from motley.train.folder import RunFolder
+from motley.train.prepare import cache_folder
+from motley.units import Precision
+
+RESULTS = Path(__file__).parent / "results" / "compute"
+PROTOCOL = 1
+"""Of how a run is made and scored; figures of different numbers are not compared."""
+Record = dict[str, Any]
+
+_texts: dict[DataConfig, PreparedData] = {}
+"""Prepared once in a process; hashing a text takes a moment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """Where runs are made."""
+
+    device: str
+    precision: Precision
+    threads: int
+
+    @property
+    def name(self) -> str:
+        if self.device == "cpu":
+            return cpu_name() or "unknown CPU"
+        import torch
+
+        return torch.cuda.get_device_name(self.device)
+
+    def cluster(self) -> Cluster:
+        """One chip; its rate matters to no figure here, as there is nothing to split."""
+        chip = Chip(
+            name="chip", kind="this", device=self.device, precision=self.precision,
+            flops_per_s={self.precision: 1e11}, memory_bytes=memory()[0] // 2,
+            memory_bandwidth_bytes_per_s=2e10,
+        )  # fmt: skip
+        return Cluster(name="compute", chips=(chip,), links=())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can be looked up or trained."""
+
+    spec: Spec
+    recipe: Recipe
+    data: PreparedData
+    key: str
+
+
+def ready(spec: Spec, sizes: dict[str, Size], precision: Precision) -> Prepared:
+    """The run's recipe with its vocabulary, its data and its key."""
+    recipe = recipe_of(spec, sizes)
+    if recipe.data not in _texts:
+        _texts[recipe.data] = prepared(recipe)[1]
+    data = _texts[recipe.data]
+    recipe = recipe.with_vocabulary(data.index.vocab_size)
+    return Prepared(spec, recipe, data, key_of(recipe, data.index.source_digest, precision))
+
+
+def key_of(recipe: Recipe, source_digest: str, precision: str) -> str:
+    """Sixteen hex digits that two runs share if they must give the same figures."""
+    data = dataclasses.replace(recipe.data, corpus=DataConfig().corpus)
+    bare = dataclasses.replace(
+        recipe, name="run", data=data,
+        validation=ValidationConfig(), checkpoint=CheckpointConfig(),
+    )  # fmt: skip
+    text = json.dumps([PROTOCOL, source_digest, precision, bare.digest])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def kept() -> dict[str, Record]:
+    """Every finished run by its key, of all texts, sizes and machines."""
+    found: dict[str, Record] = {}
+    for path in sorted(RESULTS.glob("runs-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            if record["protocol"] == PROTOCOL and (key := _key_today(record)):
+                found.setdefault(key, record)
+    return found
+
+
+def _key_today(record: Record) -> str | None:
+    """None for a run whose recipe cannot be read any more."""
+    try:
+        recipe = parse_recipe(record["recipe"])
+    except MotleyError:
+        return None
+    return key_of(recipe, record["corpus_digest"], record["precision"])
+
+
+def run(job: Prepared, host: Host) -> Record | None:
+    """Trains to the end, from where an earlier try was; its record, which is kept on disk.
+
+    None if another process is at it. Raises `SystemExit` if the training fails.
+    """
+    place = cache_folder().parent / "compute" / "runs"
+    place.mkdir(parents=True, exist_ok=True)
+    with _alone(place / f"{job.key}.lock") as is_mine:
+        if not is_mine:
+            return None
+        folder = RunFolder(place / job.key)
+        _train(job, host, folder)
+        record = _record(job, host, folder)
+        name = f"runs-{job.spec.corpus}-{job.spec.size}.jsonl"
+        with EventLog.open(RESULTS / name) as log:
+            log.write("run", **record)
+        shutil.rmtree(folder.path)
+    return record
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Whether no other process holds the file; held to the end of the block."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+    path.unlink(missing_ok=True)
+
+
+def _train(job: Prepared, host: Host, folder: RunFolder) -> None:
+    cluster = host.cluster()
+    folder.path.mkdir(exist_ok=True)
+    folder.write(job.recipe, cluster, search(job.recipe, cluster), job.data.folder)
+    worker = Path(__file__).with_name("compute_worker.py")
+    process = subprocess.run(
+        [sys.executable, str(worker), str(folder.path), str(host.threads)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"},
+        check=False,
+    )
+    if process.returncode:
+        raise SystemExit(f"{job.spec.label} failed:\n{process.stderr[-3000:]}")
+
+
+def _record(job: Prepared, host: Host, folder: RunFolder) -> Record:
+    recipe, spec = job.recipe, job.spec
+    events = read_events(folder.events)
+    (check,) = [e for e in events if e["event"] == "validation"][-1:]
+    _, process_s, wall_s = json.loads((folder.path / SECONDS).read_text())[-1]
+    steps = {e["step"]: e for e in events if e["event"] == "step"}.values()
+    return {
+        "rung": spec.rung,
+        "size": spec.size,
+        "corpus": spec.corpus,
+        "seed": spec.seed,
+        "share": spec.share,
+        "tokens": sum(e["tokens"] for e in steps),
+        "steps": len(steps),
+        "bits_per_byte": check["bits_per_byte"],
+        "loss": check["loss"],
+        "held_out_bytes": job.data.index.held_out.num_bytes,
+        "flops": flops_of(recipe),
+        "parameters": parameters_of(recipe),
+        "process_s": round(process_s, 1),
+        "wall_s": round(wall_s, 1),
+        "validation_s": round(check["seconds"], 1),
+        "machine": host.name,
+        "device": host.device,
+        "precision": host.precision,
+        "threads": host.threads,
+        "changes": dict(spec.changes),
+        "commit": commit(),
+        "protocol": PROTOCOL,
+        "corpus_digest": job.data.index.source_digest,
+        "corpus_is_pinned": job.data.index.source_digest == PINNED[spec.corpus],
+        "recipe": {**recipe.to_dict(), "data": _without_paths(recipe)},
+    }
+
+
+def _without_paths(recipe: Recipe) -> dict[str, Any]:
+    table = recipe.to_dict()["data"]
+    return {key: value for key, value in table.items() if key != "corpus"}
+
+
+def flops_of(recipe: Recipe) -> dict[str, float]:
+    """Of the whole run, matrix products only: the model's, forward and backward, and what the
+    optimizer and all else adds. Counted, not measured."""
+    tokens = recipe.schedule.steps * recipe.tokens_per_step
+    model = model_counts(recipe.model, recipe.batch.sequence_length).flops_per_token * tokens
+    return {"model": model, "optimizer": 0.0, "total": model}
+
+
+def parameters_of(recipe: Recipe) -> dict[str, int]:
+    """All, and those that one token passes."""
+    counts = model_counts(recipe.model, recipe.batch.sequence_length)
+    return {"total": counts.parameters, "active": counts.active_parameters}
