@@ -102,6 +102,8 @@ def _plain(value: Any) -> Any:
 
 
 def _convert(hint: Any, value: Any, where: str, error: type[MotleyError]) -> Any:
+    if hint is Any:
+        return value
     if hint in (str, bool, int, float):
         return _convert_plain(hint, value, where, error)
     origin, choices = _parts(hint)

@@ -22,6 +22,7 @@ LEVELS = (
     ("optim",),
     ("plan",),
     ("train",),
+    ("ablation",),
     ("report", "doctor", "federation"),
     ("cli",),
 )
