@@ -25,7 +25,7 @@ from motley.cluster import parse_cluster
 from motley.data import PreparedData, SampleSource
 from motley.model.counts import model_counts
 from motley.model.transformer import Transformer, build_transformer
-from motley.plan.cost import OPTIMIZER_BYTES_PER_PARAMETER
+from motley.plan.stack import MOTLEY
 from motley.recipe import Recipe, parse_recipe
 
 
@@ -59,7 +59,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         num_parameters = sum(parameter.numel() for parameter in parallel.parameters())
-        runtime.spend(0.0, OPTIMIZER_BYTES_PER_PARAMETER * num_parameters)
+        runtime.spend(0.0, MOTLEY.optimizer_bytes * num_parameters)
         dist.barrier()
         runtime.align(max(runtime.now(), time.monotonic()))
         seconds.append(time.monotonic() - began)
