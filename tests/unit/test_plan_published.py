@@ -10,6 +10,8 @@ import csv
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from motley.errors import InputError, UnknownChipError
 from motley.plan.predict import predict, stage_bounds
@@ -97,6 +99,42 @@ def test_numbers_are_read_as_people_write_them() -> None:
     assert (found.vocab, found.tokens_per_s_total) == (250_000, 1200.5)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffchip,n_chips,tp\nT4,8,2\n",
+        "\r\n  \r\nchip,n_chips,tp\r\n\r\nT4,8,2\r\n,,\r\n",
+        "tp,colour,chip,n_chips\n2,red,T4,8\n",
+        "Chip;N_Chips;TP\nT4;8;2\n",
+        "chip\tn_chips\ttp\nT4\t8\t2\n",
+        "chip,n_chips,tp,,\nT4,8,2,,\n",
+        "chip,n_chips,tp\nT4,8,2,,,\n",
+        "chip,n_chips,tp,dp\nT4,8,2,n/a\n",
+    ],
+    ids=["mark", "crlf", "order", "semicolons", "tabs", "empty names", "empty end", "n/a"],
+)
+def test_what_spreadsheets_do_to_a_table_is_put_up_with(text: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(text.encode())
+    (found,) = read_table(tmp_path / "in.csv").rows
+    assert (found.chip, found.n_chips, found.tp, found.dp) == ("T4", 8, 2, None)
+
+
+def test_an_open_quote_costs_one_line() -> None:
+    table = parse_table('chip,model\n"T4,one\nT4,two\n"T4","a\nname"\nT4,"three\n')
+    assert [(each.line, each.model) for each in table.rows] == [(3, "two"), (4, "a\nname")]
+    assert {problem.line for problem in table.problems} == {1, 2, 6}
+
+
+@given(st.lists(st.lists(st.text(max_size=6), max_size=4), max_size=6), st.sampled_from(",;\t"))
+def test_any_text_below_a_header_is_read_or_reported(
+    cells: list[list[str]], delimiter: str
+) -> None:
+    header = delimiter.join(("chip", "tp", "vocab"))
+    table = parse_table("\n".join([header, *map(delimiter.join, cells)]))
+    lines = [each.line for each in (*table.rows, *table.problems) if each.line > 1]
+    assert len(set(lines)) == len(lines)
+
+
 # Chips
 
 
@@ -133,7 +171,7 @@ def test_a_name_may_change_memory_power_and_count() -> None:
     assert named_chips("H100-80GB 700W")[0].power_w is None, "no limit below its own power"
 
 
-@pytest.mark.parametrize("name", ["Titan RTX", "abacus", "V100-16GB + T4"])
+@pytest.mark.parametrize("name", ["RTX 2080", "abacus", "V100-16GB + T4"])
 def test_unknown_chips_are_refused_never_another(name: str) -> None:
     with pytest.raises(UnknownChipError):
         named_chips(name)
@@ -217,8 +255,8 @@ def test_a_row_that_says_too_little_is_skipped_with_the_reason(
 
 def test_stages_follow_the_rows_partition_or_the_stack() -> None:
     notes = "stage partition over 30 ops [0, 9, 15, 21, 30]"
-    given = case_of(row(**{**GPT, "notes": notes}))
-    assert stage_bounds(given) == ((0, 8), (8, 14), (14, 20), (20, 26))
+    told = case_of(row(**{**GPT, "notes": notes}))
+    assert stage_bounds(told) == ((0, 8), (8, 14), (14, 20), (20, 26))
     even = stage_bounds(case_of(row(**GPT)))
     assert even == ((0, 7), (7, 13), (13, 19), (19, 26))
     bloom = {**GPT, "source": "bigscience-workshop/bigscience", "n_layers": 22, "model": "?"}
@@ -276,8 +314,10 @@ def test_a_table_is_predicted_line_by_line(tmp_path: Path) -> None:
     assert [entry["line"] for entry in result["unreadable_lines"]] == [4]
     assert any("line 3: skipped: the catalog has no chip 'abacus'" in text for text in said)
     with out.open(encoding="utf-8", newline="") as file:
-        first, second = csv.DictReader(file)
-    assert (first["status"], second["status"]) == ("predicted", "skipped")
+        first, second, third = csv.DictReader(file)
+    assert [first["status"], second["status"]] == ["predicted", "skipped"]
+    assert (third["line"], third["status"]) == ("4", "unreadable")
+    assert "found 'many'" in third["reason"]
     step = float(first["predicted_step_s"])
     assert float(first["error"]) == pytest.approx(step / 9.0 - 1, abs=1e-4)
     assert float(first["predicted_tokens_per_s_total"]) == pytest.approx(64 * 4096 / step, rel=1e-4)

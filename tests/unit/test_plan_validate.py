@@ -12,8 +12,10 @@ import pytest
 from motley.errors import NoPlanError, PlanMismatchError
 from motley.plan.build import build_plan
 from motley.plan.choices import ReplicaChoice, StageChoice
+from motley.plan.given import predict_given
 from motley.plan.plan import Plan, Replica, Stage, load_plan
-from motley.plan.validate import require_executable, validate
+from motley.plan.stack import MOTLEY, TORCHTITAN
+from motley.plan.validate import require_executable, stage_needs, validate
 from plan_cases import make_cluster, make_recipe
 
 RECIPE = make_recipe(global_batch=8)
@@ -96,6 +98,15 @@ def test_memory_is_a_hard_limit() -> None:
     chips = (dataclasses.replace(CLUSTER.chips[0], memory_bytes=2**20), *CLUSTER.chips[1:])
     with pytest.raises(NoPlanError, match=r"chip 'a' needs .* and has 1 MiB: .* are lacking"):
         validate(PLAN, RECIPE, dataclasses.replace(CLUSTER, chips=chips))
+
+
+def test_memory_is_that_of_the_software() -> None:
+    replica = PLAN.replicas[0]
+    ours, theirs = (stage_needs(replica, RECIPE, stack=stack) for stack in (MOTLEY, TORCHTITAN))
+    assert ours == stage_needs(replica, RECIPE)
+    assert all(other > own for own, other in zip(ours, theirs, strict=True))
+    predicted, _ = predict_given(PLAN, RECIPE, CLUSTER, stack=TORCHTITAN)
+    assert [stage.memory_bytes for stage in predicted.replicas[0].stages] == theirs
 
 
 def test_a_stage_says_what_it_is() -> None:

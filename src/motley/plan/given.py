@@ -27,7 +27,9 @@ def predict_given(
             dataclasses.replace(
                 stage, memory_bytes=need, available_bytes=cluster.chip(stage.chip).memory_bytes
             )
-            for stage, need in zip(replica.stages, stage_needs(replica, recipe), strict=True)
+            for stage, need in zip(
+                replica.stages, stage_needs(replica, recipe, stack=stack), strict=True
+            )
         )
         replicas.append(dataclasses.replace(replica, stages=stages))
     used = set(plan.chips)

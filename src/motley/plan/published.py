@@ -2,13 +2,17 @@
 
 A table comes from people, so nothing in it is trusted: a missing column, a cell that is no number
 or a line of the wrong length is reported by its line, and the other lines are read all the same.
+What spreadsheets do is put up with: columns in any order and case, semicolons or tabs, empty cells
+behind the last column, and words such as "n/a" where a number is not known.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +35,17 @@ _WHOLE = frozenset(
         "n_chips", "tp", "pp", "dp",
     }
 )  # fmt: skip
-_NUMBER = re.compile(r"~?\s*([0-9][0-9_,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)\s*([kKMB]?)")
+_NUMBER = re.compile(r"-?~?\s*([0-9][0-9_,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)\s*([kKMB]?)")
 _SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
+_NOT_KNOWN = frozenset(
+    {"-", "--", "\u2013", "\u2014", "?", "n/a", "na", "nan", "none", "null", "unknown"}
+)
+"""What people write where they have no number."""
+
+LARGEST = {"n_layers": 10_000, "n_chips": 1_000_000}
+"""A larger number is a slip of the pen."""
+
+DELIMITERS = ",;\t"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,33 +107,59 @@ def read_table(path: Path) -> PublishedTable:
 
 def parse_table(text: str, name: str = "table") -> PublishedTable:
     """The same from the text of the file."""
-    reader = csv.reader(io.StringIO(text))
-    header = [cell.strip() for cell in next(reader, [])]
+    lines = list(io.StringIO(text, newline=""))
+    begin = next((at for at, line in enumerate(lines) if line.strip()), 0)
+    first = lines[begin] if lines else ""
+    delimiter = max(DELIMITERS, key=first.count)
+    header = [cell.strip().lower() for cell in next(csv.reader([first], delimiter=delimiter), [])]
     if "chip" not in header:
         raise InputError(
             f"{name}: no column 'chip'.", remedy=f"The columns are {', '.join(COLUMNS)}."
         )
     problems = _header_problems(header)
     rows: list[PublishedRow] = []
-    line = 1
-    while True:
-        line_before = reader.line_num
-        try:
-            cells = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as cause:
-            problems.append(Problem(line=line_before + 1, reason=f"not CSV: {cause}"))
-            continue
-        line = line_before + 1
-        if not any(cell.strip() for cell in cells):
-            continue
-        row = _row(header, cells, line)
+    for line, cells in _records(lines, begin + 1, len(header), delimiter):
+        row = cells if isinstance(cells, Problem) else _row(header, cells, line)
         if isinstance(row, Problem):
             problems.append(row)
         else:
             rows.append(row)
     return PublishedTable(rows=tuple(rows), problems=tuple(problems))
+
+
+def _records(
+    lines: Sequence[str], at: int, num_columns: int, delimiter: str
+) -> Iterator[tuple[int, list[str] | Problem]]:
+    """The cells of every record from `at` on that is not empty, with the line it begins on.
+
+    A record that runs over several lines and has not the header's length has a quote that is not
+    closed: its first line is reported, and reading goes on behind that.
+    """
+    while at < len(lines):
+        reader = csv.reader(lines[at:], delimiter=delimiter, strict=True)
+        begin = at
+        while at < len(lines):
+            line = at + 1
+            try:
+                cells = next(reader)
+            except csv.Error as cause:
+                yield line, Problem(line=line, reason=f"not CSV: {cause}")
+                at += 1
+                break
+            ended = begin + reader.line_num
+            if ended - at > 1 and len(cells) != num_columns:
+                yield line, Problem(line=line, reason="a quote is not closed")
+                at += 1
+                break
+            at = ended
+            if any(cell.strip() for cell in cells):
+                yield line, _without_empty_end(cells, num_columns)
+
+
+def _without_empty_end(cells: list[str], num_columns: int) -> list[str]:
+    """The cells without empty ones behind the last column."""
+    extra = cells[num_columns:]
+    return cells if any(cell.strip() for cell in extra) else cells[:num_columns]
 
 
 def _header_problems(header: list[str]) -> list[Problem]:
@@ -131,6 +170,10 @@ def _header_problems(header: list[str]) -> list[Problem]:
     unknown = [column for column in header if column and column not in COLUMNS]
     if unknown:
         problems.append(Problem(line=1, reason=f"unknown column {', '.join(unknown)}: not used"))
+    twice = [column for column in COLUMNS if header.count(column) > 1]
+    if twice:
+        reason = f"column {', '.join(twice)} more than once: the last that is filled counts"
+        problems.append(Problem(line=1, reason=reason))
     return problems
 
 
@@ -145,12 +188,17 @@ def _row(header: list[str], cells: list[str], line: int) -> PublishedRow | Probl
         if column in _TEXTS:
             fields[column] = cell
             continue
+        if cell.lower() in _NOT_KNOWN:
+            continue
         value = _number(cell)
-        if value is None or (column in _WHOLE and value != int(value)):
+        if value is None or (column in _WHOLE and not value.is_integer()):
             kind = "a whole number" if column in _WHOLE else "a number"
             return Problem(line=line, reason=f"{column}: expected {kind}, found '{cell}'")
         if value <= 0:
             return Problem(line=line, reason=f"{column}: must be above zero, found '{cell}'")
+        if value > LARGEST.get(column, math.inf):
+            reason = f"{column}: more than {LARGEST[column]}, found '{cell}'"
+            return Problem(line=line, reason=reason)
         fields[column] = int(value) if column in _WHOLE else value
     return PublishedRow(line=line, **fields)  # type: ignore[arg-type]
 
@@ -161,4 +209,5 @@ def _number(cell: str) -> float | None:
     if match is None:
         return None
     digits = match.group(1).replace(",", "").replace("_", "")
-    return float(digits) * _SCALES[match.group(2)]
+    sign = -1.0 if cell.startswith("-") else 1.0
+    return sign * float(digits) * _SCALES[match.group(2)]

@@ -45,6 +45,8 @@ class NamedChip:
 @lru_cache(maxsize=1024)
 def named_chips(text: str) -> tuple[NamedChip, ...]:
     """The chips of one cell; `UnknownChipError` says what is not known."""
+    if not text.strip():
+        raise UnknownChipError("no chip is named.", remedy="Name one in the column 'chip'.")
     parts = [part.strip() for part in re.split(r"\s\+\s", text)]
     found = []
     for part in parts:

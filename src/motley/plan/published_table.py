@@ -1,8 +1,8 @@
 """Predicts a whole table of published trainings: `motley predict --table in.csv --out out.csv`.
 
-Every row becomes a case, and one line of the new table: the predicted step and memory, what was
-assumed, and where the row has a measured step the error. A row that says too little is skipped with
-the reason and counted; a line that cannot be read is reported and the others are done.
+Every line becomes one line of the new table: the predicted step and memory, what was assumed, and
+where the row has a measured step the error. A row that says too little is skipped with the reason
+and counted; a line that cannot be read is reported, and the others are done.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def predict_table(table: Path, out: Path, say: Callable[[str], None]) -> dict[st
     for each in done:
         if each.reason:
             say(f"{table.name}, line {each.row.line}: skipped: {each.reason}")
-    _write(out, done)
+    _write(out, published, done)
     return summary(published, done)
 
 
@@ -98,7 +98,7 @@ def _predict_row(row: PublishedRow, table: PublishedTable) -> RowPrediction:
     except Incomplete as cause:
         return RowPrediction(row=row, reason=str(cause), fields={})
     except MotleyError as cause:
-        return RowPrediction(row=row, reason=cause.message, fields={})
+        return RowPrediction(row=row, reason=" ".join(str(cause).split()), fields={})
     return RowPrediction(row=row, case=case, fields=fields)
 
 
@@ -130,13 +130,19 @@ def _fields(row: PublishedRow, case: Case) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, done: list[RowPrediction]) -> None:
+def _write(out: Path, table: PublishedTable, done: list[RowPrediction]) -> None:
+    """One line for every line of the table below its header, in their order."""
+    lines = [_line(each) for each in done]
+    lines += [
+        {"line": problem.line, "status": "unreadable", "reason": problem.reason}
+        for problem in table.problems
+        if problem.line > 1
+    ]
     try:
         with out.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, OUT_COLUMNS, lineterminator="\n")
             writer.writeheader()
-            for each in done:
-                writer.writerow(_line(each))
+            writer.writerows(sorted(lines, key=lambda cells: cells["line"]))
     except OSError as cause:
         raise StorageError(f"{out} cannot be written: {cause}.", remedy="Name another.") from None
 

@@ -34,7 +34,7 @@ def explain_choice(chosen: Built, recipe: Recipe, cluster: Cluster, stack: Stack
         *_first(_why_pipelines(plan, recipe, cluster, stack)),
         *_first(_layouts_in_words(plan)),
         *_what_binds(chosen, cluster),
-        *_first(_why_recompute(plan, recipe)),
+        *_first(_why_recompute(plan, recipe, stack)),
         *_why_idle(plan, cluster),
         *_assumed_links(plan, cluster),
     ]
@@ -173,7 +173,7 @@ def _narrowest(stages: list[Stage], cluster: Cluster) -> str:
     return f"; the narrowest path, {first} to {second}, moves {rate:.3g} GB/s"
 
 
-def _why_recompute(plan: Plan, recipe: Recipe) -> Iterator[str]:
+def _why_recompute(plan: Plan, recipe: Recipe, stack: Stack) -> Iterator[str]:
     seen = set()
     for replica in plan.replicas:
         if all(stage.recompute == "none" for stage in replica.stages):
@@ -189,7 +189,8 @@ def _why_recompute(plan: Plan, recipe: Recipe) -> Iterator[str]:
             replica,
             stages=tuple(dataclasses.replace(stage, recompute="none") for stage in replica.stages),
         )
-        for stage, need in zip(replica.stages, stage_needs(without, recipe), strict=True):
+        needs = stage_needs(without, recipe, stack=stack)
+        for stage, need in zip(replica.stages, needs, strict=True):
             if stage.recompute != "none" and need > stage.available_bytes:
                 what = "activations" if stage.recompute == "full" else "the attention's inside"
                 verb = "recomputes" if len(stage.chips) == 1 else "recompute"

@@ -10,6 +10,7 @@ from motley.errors import NoPlanError, PlanMismatchError, nearest
 from motley.plan.memory import StageMemory, device_memory, stage_memory
 from motley.plan.plan import Plan, Replica, Stage
 from motley.plan.schedule import in_flight_of
+from motley.plan.stack import MOTLEY, Stack
 from motley.recipe import Recipe
 from motley.units import size
 
@@ -141,7 +142,7 @@ def _check_memory(replica: Replica, recipe: Recipe, cluster: Cluster) -> None:
             )
 
 
-def stage_needs(replica: Replica, recipe: Recipe) -> list[int]:
+def stage_needs(replica: Replica, recipe: Recipe, *, stack: Stack = MOTLEY) -> list[int]:
     """Predicted peak bytes of every stage's chips, all virtual stages of a chip together."""
     groups = list(dict.fromkeys(stage.chips for stage in replica.stages))
     held = tuple(groups.index(stage.chips) for stage in replica.stages)
@@ -156,6 +157,7 @@ def stage_needs(replica: Replica, recipe: Recipe) -> list[int]:
             num_in_flight=count,
             micro_batch_size=replica.micro_batch_size,
             layout=stage.layout,
+            stack=stack,
         )
         parts.setdefault(group, []).append(need)
     return [device_memory(parts[group]).total_bytes for group in held]
