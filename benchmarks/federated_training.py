@@ -26,7 +26,7 @@ from motley.federation.merge import merge
 from motley.federation.terms import AggregateConfig, OuterConfig
 from motley.model.config import ModelConfig
 from motley.model.transformer import Transformer, build_transformer
-from motley.optim.adamw import build_adamw
+from motley.optim.optimizer import build_optimizer
 from motley.optim.schedule import learning_rate
 from motley.recipe import (
     BatchConfig,
@@ -123,19 +123,17 @@ class Trainer:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.model = job.model()
-        self.optimizer = build_adamw(self.model.parameters(), job.recipe.optimizer)
+        self.optimizer = build_optimizer(self.model.named(), job.recipe.optimizer)
 
     def step(self, step: int, positions: Sequence[int]) -> None:
         """One update on those samples."""
         recipe = self.job.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe.optimizer.learning_rate, recipe.schedule, step)
         tokens, targets = (torch.from_numpy(a) for a in self.job.source.batch(positions))
         loss = self.model.loss(tokens, targets) / (targets >= 0).sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.gradient_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.step(learning_rate(1.0, recipe.schedule, step), step)
+        self.model.zero_grad()
 
     def copy(self, names: Sequence[str]) -> Named:
         """The parameters of those names, as they are now."""

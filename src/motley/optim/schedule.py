@@ -1,10 +1,13 @@
-"""The learning rate as a pure function of the step."""
+"""Learning rate and momentum as pure functions of the step."""
 
 from __future__ import annotations
 
 import math
 
-from motley.recipe import ScheduleConfig
+from motley.recipe import OptimizerConfig, ScheduleConfig
+
+FIRST_MOMENTUM = 0.85
+"""Where Muon's momentum starts while it warms up (modded-nanogpt)."""
 
 
 def learning_rate(peak: float, schedule: ScheduleConfig, step: float) -> float:
@@ -20,3 +23,11 @@ def learning_rate(peak: float, schedule: ScheduleConfig, step: float) -> float:
     progress = min(1.0, (step - schedule.warmup_steps) / span)
     shape = 1 - progress if schedule.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
     return peak * (schedule.final_share + (1 - schedule.final_share) * shape)
+
+
+def momentum(config: OptimizerConfig, step: int) -> float:
+    """Muon's momentum in the update number `step` (from 0): up in a straight line, then level."""
+    if step >= config.momentum_warmup_steps:
+        return config.momentum
+    first = min(FIRST_MOMENTUM, config.momentum)
+    return first + (config.momentum - first) * step / config.momentum_warmup_steps

@@ -17,7 +17,7 @@ from motley.chips.vendors import HOST_COLLECTIVE, common_collective
 from motley.cluster import Cluster
 from motley.model.attention import rotary_tables
 from motley.model.config import ModelConfig
-from motley.optim.adamw import build_adamw
+from motley.optim.optimizer import build_optimizer
 from motley.plan.cost import layer_cost
 from motley.plan.plan import Placement, Plan
 from motley.plan.state_memory import STATE_BYTES_PER_PARAMETER
@@ -123,7 +123,7 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
         edges=_make_edges(placement, cluster, runtime, groups),
         buckets=buckets,
         reducer=_make_reducer(runtime, parameters, buckets, groups, rank),
-        optimizer=build_adamw(parameters.masters.values(), recipe.optimizer),
+        optimizer=build_optimizer(parameters.masters, recipe.optimizer, runtime.dtype),
         control=groups.control,
         clock=ReductionClock(plan, cluster, buckets),
         scale=loss_scale_for({place.stage.precision for place in plan.placements()}),

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -27,7 +26,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from motley.errors import CheckpointError, StorageError
-from motley.optim.adamw import moments
+from motley.optim.optimizer import Optimizer
 from motley.train.parameters import StageParameters
 
 WHOLE = "whole.json"
@@ -45,19 +44,27 @@ class Progress:
     loss_scale: float = 1.0
 
 
-def named_state(
-    parameters: StageParameters, optimizer: torch.optim.AdamW, names: list[str]
+def held_state(parameters: StageParameters, optimizer: Optimizer) -> dict[str, Tensor]:
+    """All masters and optimizer state of a rank, as one flat dictionary of live tensors."""
+    return _named_state(parameters, optimizer, list(parameters.masters), list(parameters.masters))
+
+
+def own_state(
+    parameters: StageParameters, optimizer: Optimizer, answered: list[str]
 ) -> dict[str, Tensor]:
-    """Masters and moments of the named parameters, as one flat dictionary of live tensors."""
-    state: dict[str, Tensor] = {}
-    for name in names:
-        master = parameters.masters[name]
-        first, second, step = moments(optimizer, master)
-        state[f"parameter/{name}"] = master.detach()
-        state[f"first_moment/{name}"] = first
-        state[f"second_moment/{name}"] = second
-        state[f"update/{name}"] = step
-    return state
+    """What a rank saves: the parameters that it answers for, and the state that it has of them or
+    that it alone has."""
+    states = [name for name in parameters.masters if name in {*answered, *optimizer.sole}]
+    return _named_state(parameters, optimizer, answered, states)
+
+
+def _named_state(
+    parameters: StageParameters, optimizer: Optimizer, masters: list[str], states: list[str]
+) -> dict[str, Tensor]:
+    named = {f"parameter/{name}": parameters.masters[name].detach() for name in masters}
+    for name in states:
+        named |= {f"{kind}/{name}": tensor for kind, tensor in optimizer.state(name).items()}
+    return named
 
 
 class CheckpointWriter:

@@ -1,8 +1,8 @@
 """The engine of one rank: runs its stage's part of a step, and the validation, under any plan.
 
 A step: the 1F1B schedule of the rank's replica; each bucket of gradients is reduced as soon as the
-last backward has completed it; one exchange of figures; one AdamW update scaled by the true number
-of targets and clipped over the whole model.
+last backward has completed it; one exchange of figures; one update of a gradient that is scaled by
+the true number of targets and clipped over the whole model.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from motley.chips.runtime import Runtime
 from motley.data.batches import SampleSource
 from motley.errors import DivergedError
 from motley.model.counts import parameter_groups
+from motley.optim.optimizer import Optimizer
 from motley.plan.plan import Placement
 from motley.plan.schedule import one_forward_one_backward
 from motley.plan.stack import MOTLEY
@@ -71,7 +72,7 @@ class Engine:
     edges: Edges
     buckets: tuple[Bucket, ...]
     reducer: GradientReducer
-    optimizer: torch.optim.AdamW
+    optimizer: Optimizer
     control: dist.ProcessGroup | None
     clock: ReductionClock
     scale: LossScale
@@ -116,7 +117,7 @@ class Engine:
         step_s, self._began = now - self._began, now
         self.timer.begin()
         with self.timer.span("optimizer"):
-            norm = self._update(reports, rate)
+            norm = self._update(reports, rate, step)
         self._communication_s = totals["sync"]
         targets = sum(report.num_targets for report in reports)
         loss = sum(report.loss_sum for report in reports) / max(targets, 1.0)
@@ -258,7 +259,7 @@ class Engine:
             samples=float(self.placement.replica.num_samples),
         )
 
-    def _update(self, reports: list[RankReport], rate: float) -> float:
+    def _update(self, reports: list[RankReport], rate: float, step: int) -> float:
         """Scales, clips and applies the summed gradient; returns its norm before clipping."""
         targets = sum(report.num_targets for report in reports)
         per_target = self.recipe.tokens_per_step / max(targets, 1.0) / self.scale.value
@@ -268,9 +269,7 @@ class Engine:
             clip = min(1.0, self.recipe.optimizer.gradient_clip / max(norm, 1e-12))
             for buffer in self.parameters.buffers.values():
                 buffer.mul_(per_target * clip)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
+            self.optimizer.step(rate / self.recipe.optimizer.learning_rate, step)
             self.parameters.refresh()
         self.parameters.clear_gradients()
         self.scale.update(finite=finite)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from motley.data.batches import SampleSource
 from motley.errors import StorageError
-from motley.train.checkpoint import CheckpointWriter, Progress, named_state
+from motley.train.checkpoint import CheckpointWriter, Progress, own_state
 from motley.train.course import Course
 from motley.train.engine import Engine, StepResult
 from motley.train.folder import RunFolder
@@ -88,7 +88,7 @@ class Training:
         ]
         self._save_began = time.monotonic()
         self.writer.begin(
-            named_state(engine.parameters, engine.optimizer, names),
+            own_state(engine.parameters, engine.optimizer, names),
             Progress(
                 step=step,
                 recipe_digest=engine.recipe.digest,

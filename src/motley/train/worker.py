@@ -24,8 +24,8 @@ from motley.train.assemble import PEER_TIMEOUT, Groups, build_engine
 from motley.train.checkpoint import (
     CheckpointWriter,
     Progress,
+    held_state,
     load_state,
-    named_state,
     newest_whole,
 )
 from motley.train.course import Course
@@ -141,8 +141,7 @@ def _restore(
             f"{path.name} was saved under another recipe ({progress.recipe_digest}); this run "
             f"goes on with its own ({engine.recipe.digest})."
         )
-    state = named_state(engine.parameters, engine.optimizer, list(engine.parameters.masters))
-    load_state(path, state)
+    load_state(path, held_state(engine.parameters, engine.optimizer))
     engine.parameters.refresh()
     if engine.scale.is_dynamic:
         engine.scale.value = progress.loss_scale
