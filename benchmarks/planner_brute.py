@@ -2,9 +2,11 @@
 
 Everything is enumerated: partitions of the chips into replicas (chips may be left out), orders and
 boundaries of stages, shares of the batch, micro-batch sizes; where chips may share a stage also
-every group of chips of one kind and node, and every layout of every stage. A plan's time is that of
-the simulation which plans are predicted with. Parts are cut off only by bounds that hold: a replica
-takes no less than its busiest stage computes, and a step no less than its slowest replica.
+every group of chips of one kind and node, every layout of every stage, and zero-bubble schedules
+(interleaved ones are not: the search may find a plan that is faster than all of these). A plan's
+time is that of the simulation which plans are predicted with. Parts are cut off only by bounds that
+hold: a replica takes no less than its busiest stage computes, and a step no less than its slowest
+replica.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from motley.plan.blocks import Names
 from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.evaluate import Evaluator, ReplicaTimes
 from motley.plan.layout import Layout
+from motley.plan.schedule import Schedule
 from motley.plan.simulate import cluster_evaluator
 from motley.plan.space import Space, layouts
+from motley.plan.tables import kept_by
 from motley.recipe import Recipe
 
 
@@ -75,8 +79,12 @@ class BruteForce:
         found = []
         for blocks in self._covers(chips):
             for stages in self._pipelines(blocks):
-                sizes = range(1, share + 1)
-                laid = [self._laid(ReplicaChoice(stages, size, share)) for size in sizes]
+                scheduled = [
+                    ReplicaChoice(stages, size, share, schedule)
+                    for size in range(1, share + 1)
+                    for schedule in self._schedules(len(stages))
+                ]
+                laid = [self._laid(replica) for replica in scheduled]
                 found += _earliest([option for each in laid for option in each])
         return sorted(found, key=lambda each: each.finish_s)
 
@@ -101,12 +109,15 @@ class BruteForce:
                     for place, block in enumerate(order)
                 )
 
+    def _schedules(self, num_stages: int) -> list[Schedule]:
+        known: tuple[Schedule, ...] = ("1f1b", "zero-bubble")
+        return [each for each in known[:num_stages] if each in self.evaluator.space.schedules]
+
     def _laid(self, replica: ReplicaChoice) -> Iterator[Option]:
         """The replica in all layouts that fit and may be faster."""
-        num_stages, count = len(replica.stages), replica.num_micro_batches
         each = [
-            self._able(stage, min(num_stages - place, count), replica)
-            for place, stage in enumerate(replica.stages)
+            self._able(stage, kept, replica)
+            for stage, kept in zip(replica.stages, kept_by(replica), strict=True)
         ]
         for chosen in product(*each):
             times = self.evaluator.replica_times(replica, chosen)

@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import NamedTuple
 
 from motley.chips.chip import Chip, Link
@@ -16,6 +16,12 @@ from motley.plan.collectives import reached_share
 
 Names = tuple[str, ...]
 """The chips of one group."""
+
+FEW_CHIPS = 4
+"""Of a group, up to which every pairing with another group's is looked at."""
+
+MOST_ORDERS = 8
+"""Of a larger group."""
 
 
 def single_chips(cluster: Cluster) -> tuple[Names, ...]:
@@ -138,30 +144,63 @@ def _place(cluster: Cluster, names: Names) -> _Place:
 def joined_link(cluster: Cluster, first: Names, second: Names) -> Link:
     """All paths between two groups as one link: chips are paired and send in parallel.
 
-    Pairs that leave the same node share what its network gives.
+    Pairs that leave the same node share what its network gives. Where links are unlike, chips are
+    paired in the way that suits them best: which chip has which rank is free.
     """
     if first == second:
         return LOOPBACK
     if len(first) == len(second) == 1:
         return cluster.link(first[0], second[0])
-    count = min(len(first), len(second))
-    pairs = [
-        (first[index * len(first) // count], second[index * len(second) // count])
-        for index in range(count)
-    ]
+    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
+    found = _side_by_side(cluster, longer, shorter)
+    if len({link_key(link) for link in found.links}) == 1:
+        return found.joined()
+    ways = (_side_by_side(cluster, order, shorter) for order in _orders(longer))
+    return max(ways, key=_Paired.quality).joined()
+
+
+class _Paired(NamedTuple):
+    """Links between the chips of two groups, and what each gives when all send at once."""
+
+    links: tuple[Link, ...]
+    bytes_per_s: tuple[float, ...]
+
+    def joined(self) -> Link:
+        """As narrow as the narrowest for all, as late as the latest."""
+        slowest_bytes_per_s = min(self.bytes_per_s)
+        return dataclasses.replace(
+            self.links[self.bytes_per_s.index(slowest_bytes_per_s)],
+            bandwidth_bytes_per_s=len(self.links) * slowest_bytes_per_s,
+            latency_s=max(link.latency_s for link in self.links),
+        )
+
+    def quality(self) -> tuple[float, float]:
+        """Larger is better."""
+        return min(self.bytes_per_s), -max(link.latency_s for link in self.links)
+
+
+def _side_by_side(cluster: Cluster, longer: Names, shorter: Names) -> _Paired:
+    """Every chip of the shorter group with one of the longer one, in order."""
+    count = len(shorter)
+    pairs = [(longer[index * len(longer) // count], shorter[index]) for index in range(count)]
     nodes = {name: cluster.chip(name).node for pair in pairs for name in pair}
     crossing = [(nodes[a], nodes[b]) for a, b in pairs if nodes[a] != nodes[b]]
     leaving = Counter(node for node, _ in crossing)
     entering = Counter(node for _, node in crossing)
-    slowest_bytes_per_s, latency_s, slowest = float("inf"), 0.0, LOOPBACK
+    links, shares = [], []
     for here, there in pairs:
         link = cluster.link(here, there)
         one, other = nodes[here], nodes[there]
         sharing = 1 if one == other else max(leaving[one], entering[other])
-        share = link.bandwidth_bytes_per_s / sharing
-        if share < slowest_bytes_per_s:
-            slowest_bytes_per_s, slowest = share, link
-        latency_s = max(latency_s, link.latency_s)
-    return dataclasses.replace(
-        slowest, bandwidth_bytes_per_s=count * slowest_bytes_per_s, latency_s=latency_s
-    )
+        links.append(link)
+        shares.append(link.bandwidth_bytes_per_s / sharing)
+    return _Paired(tuple(links), tuple(shares))
+
+
+def _orders(names: Names) -> Iterator[Names]:
+    """All orders of a few chips; of more, those that begin elsewhere."""
+    if len(names) <= FEW_CHIPS:
+        yield from permutations(names)
+        return
+    for first in range(min(len(names), MOST_ORDERS)):
+        yield names[first:] + names[:first]

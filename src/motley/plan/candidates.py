@@ -166,9 +166,14 @@ def on_chips(found: Found, classes: BlockClasses) -> Candidate:
     for replica in sorted(found.split, key=lambda each: (-each.num_samples, each.stages)):
         held: list[int] = []
         for block in replica.blocks:
-            unit, count = classes.types[block]
             held.append(len(groups))
-            groups.append(joined([next(left[unit]) for _ in range(count)]))
+            groups.append(
+                joined(
+                    next(members)
+                    for members, count in zip(left, classes.needs[block], strict=True)
+                    for _ in range(count)
+                )
+            )
         stages = tuple(
             stage._replace(block=held[group])
             for group, stage in zip(replica.held_by, replica.stages, strict=True)

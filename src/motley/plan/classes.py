@@ -2,15 +2,18 @@
 
 A unit is a group of chips that the search does not divide. Two units are alike if their chips and
 their insides are, and if every third unit is linked alike to both. A set of units is then how many
-of each class it has, and a stage lies on a block of one or more units of one class.
+of each class it has, and a stage lies on a block of one or more units: of one class, or of several
+whose chips are alike and only their links are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from itertools import combinations, product
 
 from motley.chips.chip import Link
 from motley.cluster import LOOPBACK, Cluster
@@ -29,12 +32,11 @@ Counts = tuple[int, ...]
 """How many units of each class."""
 
 
-class BlockType(NamedTuple):
-    """A block that a stage may lie on."""
+FEW_ALIKE = 6
+"""Units of one kind up to which blocks of all that their classes can give are formed."""
 
-    unit: int
-    """The class of its units."""
-    num_units: int
+MOST_MIXED = 16
+"""Blocks of some whole classes that are formed of one kind; with more, neighbours alone."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class BlockClasses:
     cluster: Cluster
     members: tuple[tuple[Names, ...], ...]
     """The units of each class."""
-    types: tuple[BlockType, ...]
-    """The evaluator's blocks, in order."""
+    needs: tuple[Counts, ...]
+    """The units of each type of block, of which the evaluator knows one, in order."""
     _links: dict[tuple[int, int], Link] = field(default_factory=dict)
 
     @cached_property
@@ -55,28 +57,32 @@ class BlockClasses:
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """One of each type."""
-        return tuple(block_of(self.cluster, self.names(index)) for index in range(len(self.types)))
-
-    @cached_property
-    def needs(self) -> tuple[Counts, ...]:
-        """The units of each type of block."""
-        return tuple(
-            tuple(each.num_units * (place == each.unit) for place in range(len(self.members)))
-            for each in self.types
-        )
+        return tuple(block_of(self.cluster, self.names(index)) for index in range(len(self.needs)))
 
     def names(self, index: int) -> Names:
         """Chips of the first block of a type."""
-        unit, count = self.types[index]
-        return joined(self.members[unit][:count])
+        counts = self.needs[index]
+        return joined(
+            names
+            for members, count in zip(self.members, counts, strict=True)
+            for names in members[:count]
+        )
+
+    def _last(self, index: int) -> Names:
+        """Chips of the last block of a type."""
+        counts = self.needs[index]
+        return joined(
+            names
+            for members, count in zip(self.members, counts, strict=True)
+            for names in members[len(members) - count :]
+        )
 
     def link(self, first: int, second: int) -> Link:
         """The link between a block of one type and another block of the same or another type."""
         found = self._links.get((first, second))
         if found is None:
-            unit, count = self.types[second]
-            last = joined(self.members[unit][-count:])
-            found = self._links[first, second] = joined_link(self.cluster, self.names(first), last)
+            here, there = self.names(first), self._last(second)
+            found = self._links[first, second] = joined_link(self.cluster, here, there)
         return found
 
     def slowest(self, blocks: Sequence[int]) -> Link:
@@ -88,11 +94,9 @@ class BlockClasses:
 
     def used(self, split: Split) -> Counts:
         """The units on which a split lies."""
-        used = [0] * len(self.members)
-        for replica in split:
-            for block in replica.blocks:
-                used[self.types[block].unit] += self.types[block].num_units
-        return tuple(used)
+        blocks = [block for replica in split for block in replica.blocks]
+        none = (0,) * len(self.members)
+        return tuple(map(sum, zip(none, *(self.needs[block] for block in blocks), strict=True)))
 
 
 def joined(units: Iterable[Names]) -> Names:
@@ -120,17 +124,71 @@ def block_classes(
                 break
         else:
             members.append([index])
-    types = tuple(
-        BlockType(place, count)
-        for place, known in enumerate(members)
-        for count in (_merged(len(known)) if merges else (1,))
-    )
-    return BlockClasses(cluster, tuple(tuple(units[i] for i in known) for known in members), types)
+    classes = tuple(tuple(units[i] for i in known) for known in members)
+    totals = [len(known) for known in members]
+    counts = [
+        {place: count}
+        for place, total in enumerate(totals)
+        for count in (_merged(total) if merges else (1,))
+    ]
+    if merges:
+        alike = _alike(cluster, classes, [kinds[known[0]] for known in members])
+        counts += [
+            each
+            for places in alike
+            for each in _mixed({place: totals[place] for place in places})
+            if _even(cluster, classes, each)
+        ]
+    needs = tuple(_needs(each, len(totals)) for each in counts)
+    return BlockClasses(cluster, classes, needs)
+
+
+def _alike(
+    cluster: Cluster, classes: Sequence[Sequence[Names]], kinds: Sequence[Hashable]
+) -> Collection[list[int]]:
+    """Classes of one site between which only the links are unlike."""
+    alike: dict[Hashable, list[int]] = {}
+    for place, (units, kind) in enumerate(zip(classes, kinds, strict=True)):
+        alike.setdefault((kind, cluster.chip(units[0][0]).site), []).append(place)
+    return alike.values()
+
+
+def _needs(counts: Mapping[int, int], num_classes: int) -> Counts:
+    return tuple(counts.get(place, 0) for place in range(num_classes))
 
 
 def _merged(total: int) -> tuple[int, ...]:
     """Of how many units blocks are formed: powers of two, and all."""
     return tuple(sorted({1 << power for power in range(total.bit_length())} | {total}))
+
+
+def _mixed(totals: Mapping[int, int]) -> Iterator[dict[int, int]]:
+    """Units of several classes that form a block together: of few units all that there are, else
+    whole classes, as many as a power of two or all."""
+    if sum(totals.values()) <= FEW_ALIKE:
+        for counts in product(*(range(total + 1) for total in totals.values())):
+            if sum(map(bool, counts)) > 1:
+                yield dict(zip(totals, counts, strict=True))
+        return
+    places = list(totals)
+    for count in _merged(len(places))[1:]:
+        if math.comb(len(places), count) <= MOST_MIXED:
+            chosen = [*combinations(places, count)]
+        else:
+            firsts = range(0, len(places) - count + 1, count)
+            chosen = [tuple(places[first : first + count]) for first in firsts]
+        yield from ({place: totals[place] for place in each} for each in chosen)
+
+
+def _even(cluster: Cluster, classes: Sequence[Sequence[Names]], counts: Mapping[int, int]) -> bool:
+    """Whether a block of these units has as many chips on each of its nodes."""
+    sizes = Counter(
+        cluster.chip(name).node
+        for place, count in counts.items()
+        for names in classes[place][:count]
+        for name in names
+    )
+    return len(set(sizes.values())) == 1
 
 
 def _linked_alike(first: int, second: int, keys: Sequence[Sequence[object]]) -> bool:

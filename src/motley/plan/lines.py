@@ -20,6 +20,8 @@ Integers = NDArray[np.int64]
 ORIGIN = 5
 """Numbers that say where a pipeline is found."""
 
+ROUNDING = 1e-9
+
 
 class Lines(NamedTuple):
     """Many pipelines; each field has one entry, or row, for each."""
@@ -28,6 +30,10 @@ class Lines(NamedTuple):
     """Units of each class."""
     size: Floats
     """Samples of a micro-batch."""
+    grain: Floats
+    """Members among whom they are shared out: a part of a micro-batch is a whole number for all."""
+    least: Integers
+    """Samples from which on the estimate counts: fewer fit into a smaller micro-batch."""
     most: Integers
     """Samples from which on a stage would keep more micro-batches than it was built for."""
     start_s: Floats
@@ -48,7 +54,8 @@ class Lines(NamedTuple):
         """No line over units of so many classes."""
         counts, figures = np.zeros((0, num_classes), np.int64), np.zeros(0)
         origin = np.zeros((0, ORIGIN), np.int64)
-        return cls(counts, figures, counts[:, 0], *(figures,) * 5, origin)
+        whole = np.zeros(0, np.int64)
+        return cls(counts, figures, figures, whole, whole, *(figures,) * 5, origin)
 
     @classmethod
     def joined(cls, parts: Sequence[Lines]) -> Lines:
@@ -60,16 +67,21 @@ class Lines(NamedTuple):
         return Lines._make(each[places] for each in self)
 
     def samples(self, seconds: Floats, *, alone: bool) -> Floats:
-        """Most samples that each line computes in some times: an array (lines, times)."""
+        """Most whole samples that each line computes in some times: an array (lines, times)."""
         tail = self.alone_s if alone else self.shared_s
         left = seconds[None, :] - (self.start_s + tail)[:, None]
         trip = self.trip_s[:, None]
         first = np.clip(left / trip, 0.0, 1.0)
         further = np.maximum(left - trip, 0.0) / self.period_s[:, None]
-        return np.minimum((first + further) * self.size[:, None], self.most[:, None])
+        grain = self.grain[:, None]
+        samples = np.floor((first + further) * self.size[:, None] / grain + ROUNDING) * grain
+        samples[samples < self.least[:, None]] = 0.0
+        return np.minimum(samples, self.most[:, None])
 
     def seconds(self, num_samples: float, *, alone: bool) -> Floats:
-        """Time of some samples on each line."""
-        count = num_samples / self.size
+        """Time of some samples on each line; infinite where it has no such number."""
+        count = np.ceil(num_samples / self.grain - ROUNDING) * self.grain / self.size
         passes = self.trip_s * np.minimum(count, 1.0) + self.period_s * np.maximum(count - 1.0, 0.0)
-        return self.start_s + passes + (self.alone_s if alone else self.shared_s)
+        seconds = self.start_s + passes + (self.alone_s if alone else self.shared_s)
+        able = (self.least <= num_samples) & (num_samples <= self.most)
+        return np.where(able, seconds, np.inf)

@@ -112,9 +112,7 @@ class Partitions:
     def _grid(self, times: Floats) -> _Grid:
         whole = [
             np.minimum(
-                np.floor(
-                    np.maximum.reduceat(self.lines.samples(times, alone=alone), self._first) + 1e-9
-                ),
+                np.maximum.reduceat(self.lines.samples(times, alone=alone), self._first),
                 self.global_batch,
             ).astype(np.int64)
             for alone in (True, False)
@@ -248,6 +246,6 @@ class Partitions:
         for index, share in zip(members, samples, strict=True):
             begin, end = int(self._first[index]), int(self._ends[index])
             lines = self.lines.take(np.arange(begin, end))
-            seconds = np.where(lines.most >= share, lines.seconds(share, alone=alone), np.inf)
+            seconds = lines.seconds(share, alone=alone)
             best = int(seconds.argmin())
             yield begin + best, float(seconds[best]), share

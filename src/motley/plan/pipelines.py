@@ -23,7 +23,7 @@ from motley.plan.choices import StageChoice
 from motley.plan.classes import Counts
 from motley.plan.evaluate import Evaluator
 from motley.plan.lines import Lines
-from motley.plan.stage_arrays import NEVER, StageArrays
+from motley.plan.stage_arrays import NEVER, StageArrays, late
 
 Floats = NDArray[np.float32]
 """Estimates: what is chosen is simulated in double precision."""
@@ -51,6 +51,8 @@ class Goals(NamedTuple):
     micro_batch_size: int
     pairs: tuple[tuple[int, bool], ...]
     """Numbers of micro-batches, and whether other replicas exchange gradients too."""
+    least: int = 1
+    """Samples that do not fit into one of the next smaller size."""
 
 
 class Level(NamedTuple):
@@ -71,6 +73,7 @@ class _Times(NamedTuple):
     exchange: Floats
     shared: Floats
     update: Floats
+    last: Floats
 
 
 class PipelineSearch:
@@ -141,8 +144,11 @@ class PipelineSearch:
             if not self._addable(block, [none]) or work.min() >= NEVER:
                 continue
             time = self.counts[:, :, 0] * work
-            alone = time - times.backward[:, :, -1] + times.exchange[:, :, -1]
-            shared = alone + TYPICAL_EXCHANGE * times.shared[:, :, -1]
+            own = times.exchange
+            alone, shared = (
+                time + late(each, times.backward, times.last)[:, :, -1]
+                for each in (own, own + TYPICAL_EXCHANGE * times.shared)
+            )
             score = np.maximum(time, np.where(self.among[:, None], shared, alone))
             sets.append(self.needs[block])
             values.append([score, time, alone, shared, work, work, work])
@@ -212,7 +218,10 @@ class PipelineSearch:
         time = np.maximum(self.counts * longest, behind)
         score = np.maximum(
             time,
-            np.maximum(time + (own - times.backward), times.forward + before(one_way + exchanged)),
+            np.maximum(
+                time + late(own, times.backward, times.last),
+                times.forward + before(one_way + exchanged),
+            ),
         )
         rank, cut = self._picked(score)
         s, g, i = (
@@ -223,7 +232,8 @@ class PipelineSearch:
                 strict=True,
             )
         )
-        own = times.exchange[g, i, cut] - times.backward[g, i, cut]
+        own, backward = times.exchange[g, i, cut], times.backward[g, i, cut]
+        last = times.last[g, i, cut]
         trip = work[g, i, cut] + 2 * one_way[s, rank, g, cut]
         ahead = times.forward[g, i, cut] + one_way[s, rank, g, cut]
         taken = time[s, rank, g, i, cut]
@@ -233,8 +243,8 @@ class PipelineSearch:
             [
                 score[s, rank, g, i, cut],
                 taken,
-                np.maximum(taken + own, ahead + after[ALONE]),
-                np.maximum(taken + own + among, ahead + after[SHARED]),
+                np.maximum(taken + late(own, backward, last), ahead + after[ALONE]),
+                np.maximum(taken + late(own + among, backward, last), ahead + after[SHARED]),
                 trip + after[TRIP],
                 np.maximum(longest[s, rank, g, i, cut], after[PERIOD]),
                 work[g, i, cut],
@@ -300,6 +310,8 @@ class PipelineSearch:
         return Lines(
             used=np.array(level.sets, dtype=int).reshape(-1, len(self.totals))[s],
             size=np.full(len(s), float(size)),
+            grain=np.ones(len(s)),
+            least=np.full(len(s), self.goals.least),
             most=np.where(counts < num_stages, counts * size, self.evaluator.global_batch),
             start_s=update[links[BLOCK, s, b, g], g, links[CUT, s, b, g]],
             trip_s=np.maximum(trip, period),

@@ -13,7 +13,7 @@ from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.effort import cuts_between
 from motley.plan.evaluate import Evaluator
 from motley.plan.pipelines import TYPICAL_EXCHANGE, Goals, PipelineSearch
-from motley.plan.stage_arrays import NEVER, StageArrays, StageTimes
+from motley.plan.stage_arrays import NEVER, StageArrays, StageTimes, late
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +42,7 @@ class Rebalancer:
             block, kept = stages[position].block, min(len(stages) - position, count)
             times = StageTimes(*(each[kept - 1] for each in arrays.of(block, size, count)))
             among = 0.0 if alone else TYPICAL_EXCHANGE
-            exchange = times.exchange + among * times.shared - times.backward
+            exchange = late(times.exchange + among * times.shared, times.backward, times.last)
             own = times.forward + times.backward
             if position == len(stages) - 1:
                 time, work = count * own[:, -1], own[:, -1]

@@ -27,7 +27,7 @@ EQUAL = 1e-6
 NEAR = 1.04
 """Partitions are looked at whose estimate is no longer than this times the shortest."""
 
-PESSIMISM = 1.1
+PESSIMISM = 1.15
 """The estimate of a short pipeline with slow links may be too long by so much."""
 
 LARGER_HELPS = 0.99
@@ -61,7 +61,8 @@ class SplitSearch:
         speed = sum(total * _unit_speed(classes, unit) for unit, total in enumerate(classes.totals))
         self.ideal_s = self.flops / speed
         self.searches: list[PipelineSearch] = []
-
+        self.last_share = 1.0
+        """Of the whole model's exchange of gradients, what begins only behind the last pass."""
         self.partitions: Partitions | None = None
 
     def run(self) -> list[Found]:
@@ -78,6 +79,7 @@ class SplitSearch:
         cuts = cuts_between(self.evaluator.num_layers, effort.most_cuts)
         most_stages = min(sum(totals), len(cuts) - 1)
         arrays = StageArrays(self.evaluator, cuts, min(most_stages, self.batch))
+        self.last_share = arrays.last_share
         parts, best = [self._single_stages()], float("inf")
         for goals in self._goals():
             search = PipelineSearch(
@@ -100,6 +102,7 @@ class SplitSearch:
 
     def _goals(self) -> Iterator[Goals]:
         several = sum(self.classes.totals) > 1
+        least = 1
         for size in spread(self._least_size(), self.batch, self.effort):
             counts = probes(-(-self.batch // size), self.effort)
             pairs = [(count, False) for count in counts]
@@ -107,7 +110,8 @@ class SplitSearch:
                 pairs += [(count, True) for count in counts]
             if not self.effort.all_sizes:
                 pairs = [(counts[-1], False), (counts[0], several)][: self.effort.most_goals]
-            yield Goals(size, tuple(dict.fromkeys(pairs)))
+            yield Goals(size, tuple(dict.fromkeys(pairs)), least)
+            least = size + 1
 
     def _least_size(self) -> int:
         """Samples of a micro-batch with which some block has work for all its chips."""
@@ -122,12 +126,15 @@ class SplitSearch:
         rows = []
         for block, need in enumerate(self.classes.needs):
             width = self.classes.blocks[block].num_chips
+            least = 1
             for size in self._single_sizes(width):
                 found = self._single_layouts(block, size)
                 rows += [
                     (
                         need,
                         float(size),
+                        float(layout.data),
+                        least,
                         self.batch,
                         *self._single_stage(block, size, layout),
                         origin,
@@ -137,6 +144,7 @@ class SplitSearch:
                 ]
                 if not found:
                     break
+                least = size + 1
         if not rows:
             return Lines.none(len(self.classes.totals))
         return Lines._make(np.array(column) for column in zip(*rows, strict=True))
@@ -169,15 +177,13 @@ class SplitSearch:
         evaluator = self.evaluator
         stage = StageChoice(block, 0, evaluator.num_layers)
         forward, backward = evaluator.pass_seconds(stage, size, layout)
-        passes = forward + backward
-        own = evaluator.exchange_seconds(stage, layout) - backward
-        among = evaluator.typical_exchange_seconds(block)
+        own, passes = evaluator.exchange_seconds(stage, layout), forward + backward
+        among = own + float(TYPICAL_EXCHANGE) * evaluator.typical_exchange_seconds(block)
         return (
             evaluator.optimizer_seconds(stage, layout),
             passes,
             passes,
-            max(0.0, own),
-            max(0.0, own + float(TYPICAL_EXCHANGE) * among),
+            *(max(each - backward, each * self.last_share) for each in (own, among)),
         )
 
     def _split(self, promise: Promise) -> Split:

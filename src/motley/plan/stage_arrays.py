@@ -6,7 +6,7 @@ axis (k) is the number of micro-batches that the stage keeps, from 1 on.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from motley.plan.choices import StageChoice
 from motley.plan.evaluate import Evaluator
 from motley.plan.layout import Layout
 from motley.plan.stage_memory_arrays import NeedsTable
+from motley.plan.sync import BUCKET_BYTES, GRADIENT_BYTES
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +34,18 @@ class StageTimes(NamedTuple):
     """Of the gradients with one other replica."""
     update: Floats
     """Of the optimizer."""
+    last: Floats
+    """The part of an exchange that begins only when the last gradients are complete."""
+
+
+Kind = TypeVar("Kind", bound=NDArray[np.floating])
+
+
+def late(exchange: Kind, backward: Kind, last: Kind) -> Kind:
+    """How much longer than its last backward a stage's exchange takes, which begins under it; of
+    what is complete only at the end nothing is hidden."""
+    found: Kind = np.maximum(exchange - backward, exchange * last)
+    return found
 
 
 class StageArrays:
@@ -48,6 +61,12 @@ class StageArrays:
         self._behind = np.triu(np.ones((len(cuts), len(cuts)), dtype=bool), 1)
         held = self._held_parameters()
         self._share = held / held[0, -1]
+        self._last = np.minimum(self._last_buckets()[:, None] / np.maximum(held, 1.0), 1.0)
+
+    @property
+    def last_share(self) -> float:
+        """Of the whole model's exchange, what begins only when all gradients are complete."""
+        return float(self._last[0, -1])
 
     def of(self, block: int, size: int, count: int) -> StageTimes:
         """With micro-batches of `size` samples, about `count` of them."""
@@ -62,7 +81,8 @@ class StageArrays:
         available = self.evaluator.blocks[block].chip.memory_bytes
         layouts = self.evaluator.useful_layouts(block, size, count)
         shape = (len(self.kept), *self._behind.shape)
-        times = np.full((5, *shape), NEVER)
+        times = np.full((6, *shape), NEVER)
+        times[-1] = 0.0
         left = np.broadcast_to(self._behind, shape).copy()
         for layout in layouts:
             now = left & (
@@ -89,6 +109,7 @@ class StageArrays:
             evaluator.exchange_seconds(whole, layout) * self._share,
             evaluator.typical_exchange_seconds(block) * self._share,
             evaluator.optimizer_seconds(whole, layout) * self._share,
+            self._last,
         ]
 
     def _held_parameters(self) -> Floats:
@@ -102,3 +123,16 @@ class StageArrays:
                 has[: place + 1, place + 1 :] = True
             held += has * group.num_parameters
         return held
+
+    def _last_buckets(self) -> Floats:
+        """Parameters that a stage exchanges last, by the cut where it begins (i)."""
+        groups, last = self.evaluator.groups, np.zeros(len(self.cuts))
+        for place, first in enumerate(self.cuts[:-1]):
+            for group in sorted(groups, key=lambda group: min(group.layers)):
+                if max(group.layers) < first:
+                    continue
+                total = last[place] + group.num_parameters
+                if last[place] and total * GRADIENT_BYTES > BUCKET_BYTES:
+                    break
+                last[place] = total
+        return last
