@@ -72,6 +72,24 @@ def test_a_model_by_name_is_planned_with_stated_defaults(folder: Path) -> None:
     assert money["usd_per_billion_tokens"] <= plan["money"]["usd_per_billion_tokens"] * (1 + 1e-9)
 
 
+def test_the_advice_goes_by_the_hours_or_by_the_recipes_steps(folder: Path) -> None:
+    words = ("plan", "fixed.toml", "--cluster", DEMO_CLUSTER)
+    own = motley(*words, cwd=folder)
+    assert own.returncode == 0, own.stderr
+    text = " ".join(own.stdout.split())
+    for said in ("What to train with this compute", "the recipe's own", "arXiv 2404.10102"):
+        assert said in text
+    result = motley(*words, "--hours", "10", "--json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(result.stdout)
+    advice = plan["advice"]
+    assert advice["source"] == "predicted"
+    assert "10 h" in advice["budget"]["origin"]
+    best = advice["best"]
+    assert best["tokens"] == best["steps"] * best["global_batch"] * 16
+    assert best["flops"] == pytest.approx(advice["budget"]["flops"], rel=0.01)
+
+
 def test_no_text_is_read_where_the_vocabulary_is_known(folder: Path) -> None:
     result = motley(
         "plan", "fixed.toml", "--cluster", DEMO_CLUSTER, "--trainable", "--html", "page.html",
@@ -80,7 +98,7 @@ def test_no_text_is_read_where_the_vocabulary_is_known(folder: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "cannot be trained" not in result.stdout
     assert "price is unknown" in " ".join(result.stdout.split())
-    assert "<html" in (folder / "page.html").read_text()
+    assert "What to train with this compute" in (folder / "page.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +106,7 @@ def test_no_text_is_read_where_the_vocabulary_is_known(folder: Path) -> None:
     [
         ("plan gtp2 --cluster cluster.toml", 11, "Did you mean 'gpt2'?"),
         ("plan gpt2 --cluster cluster.toml --goal deadline", 2, "Give --hours 48."),
-        ("plan gpt2 --cluster cluster.toml --hours 3", 2, "Add --goal deadline."),
+        ("plan gpt2 --cluster cluster.toml --hours 0", 2, "above zero"),
         ("plan gpt2 --cluster cluster.toml --goal deadline --hours -1", 2, "above zero"),
         ("plan mixtral --cluster cluster.toml --trainable", 11, "a mixture of 8 experts"),
         ("plan llama3-8b --cluster cluster.toml", 20, "are lacking"),

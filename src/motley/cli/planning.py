@@ -21,6 +21,7 @@ from motley.plan.money import money_of
 from motley.plan.more import OneMore, one_more
 from motley.plan.objective import FASTEST, SECONDS_PER_HOUR, Goal, Objective
 from motley.plan.plan import Plan
+from motley.plan.scaling_advice import Advice, advise, budget_of
 from motley.plan.search import search
 from motley.plan.space import ANY, TRAINABLE
 from motley.plan.typical import recipe_of
@@ -45,7 +46,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Plans, prints, writes `out`."""
-    recipe = known_recipe(recipe_name)
+    recipe, corpus_tokens = _known(recipe_name)
     if trainable:
         require_trainable(recipe.model)
     cluster = cluster_for(cluster_file)
@@ -55,17 +56,21 @@ def run(
     ready = plan if trainable else _trainable_plan(plan, recipe, cluster, objective)
     _save(plan, out)
     more = one_more(recipe, cluster, plan, space=space)
+    advice = _advice(recipe, plan, hours, corpus_tokens)
     if html:
         from motley.report.plan_page import write_plan_page
 
         points = frontier(recipe, cluster, chosen=plan, space=space)
-        write_plan_page(html, plan, recipe, cluster, frontier=points, one_more=more)
+        write_plan_page(
+            html, plan, recipe, cluster, frontier=points, one_more=more, advice=_words(advice)
+        )
     if as_json:
-        print_json(_as_data(plan, ready, more, recipe, cluster))
+        print_json({**_as_data(plan, ready, more, recipe, cluster), "advice": _figures(advice)})
         return
     show_plan(plan, recipe, cluster)
     for line in [*_notes(plan, ready, recipe, cluster), *_more_notes(more)]:
         print(line)
+    show(listed("What to train with this compute", _words(advice)))
     say(f"Written to {out}{f' and {html}' if html else ''}.")
 
 
@@ -74,32 +79,56 @@ def known_recipe(text: str) -> Recipe:
 
     Text is tokenized only where the model leaves its vocabulary to the tokenizer.
     """
+    return _known(text)[0]
+
+
+def _known(text: str) -> tuple[Recipe, int | None]:
+    """The same, and the tokens that it trains on where the text was read."""
     typical = recipe_of(text)
     if typical.reasons:
         say(f"{text} is no recipe, so its training is taken as it typically is:")
     for reason in typical.reasons:
         say(f"  {reason}")
     if typical.recipe.model.vocab_size is not None:
-        return typical.recipe
+        return typical.recipe, None
     from motley.train.prepare import prepare_data
 
-    return prepare_data(typical.recipe, say)[0]
+    recipe, prepared = prepare_data(typical.recipe, say)
+    return recipe, prepared.train.num_tokens
 
 
 def objective_of(goal: Goal, hours: float | None, recipe: Recipe) -> Objective:
     """The goal; a training that must end in `hours` has so long for each of its steps."""
+    if hours is not None and not 0 < hours < float("inf"):
+        raise InputError("--hours must be above zero.", remedy="Give --hours 48.")
     if goal != "deadline":
-        if hours is not None:
-            raise InputError(
-                f"--hours is no part of the goal '{goal}'.", remedy="Add --goal deadline."
-            )
         return FASTEST if goal == "time" else Objective(goal=goal)
-    if hours is None or not 0 < hours < float("inf"):
-        raise InputError(
-            "the goal 'deadline' needs a time above zero to end in.", remedy="Give --hours 48."
-        )
+    if hours is None:
+        raise InputError("the goal 'deadline' needs a time.", remedy="Give --hours 48.")
     longest = hours * SECONDS_PER_HOUR / recipe.schedule.steps
     return Objective(goal=goal, longest_step_s=longest)
+
+
+def _advice(
+    recipe: Recipe, plan: Plan, hours: float | None, corpus_tokens: int | None
+) -> Advice | str:
+    """What to train with the plan's compute, or why there is no advice."""
+    try:
+        return advise(recipe, budget_of(recipe, plan, hours), corpus_tokens)
+    except ValueError as reason:
+        return f"No advice: {reason}."
+
+
+def _words(advice: Advice | str) -> Sequence[str]:
+    return [advice] if isinstance(advice, str) else advice.sentences
+
+
+def _figures(advice: Advice | str) -> dict[str, Any]:
+    import dataclasses
+
+    if isinstance(advice, str):
+        return {"reason": advice}
+    return {**dataclasses.asdict(advice), "source": "predicted"}
 
 
 def _trainable_plan(
@@ -184,6 +213,16 @@ def _as_data(
         "trainable": trainable,
         "one_more": [dataclasses.asdict(each) for each in more],
     }
+
+
+def listed(title: str, sentences: Sequence[str]) -> RenderableType:
+    """Sentences below a title, as those of a plan."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from motley.plan.explain import listed as indented
+
+    return Group("", Text(title, style="bold"), *indented(sentences))
 
 
 def show_plan(plan: Plan, recipe: Recipe, cluster: Cluster) -> None:

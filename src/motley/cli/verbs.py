@@ -36,7 +36,8 @@ def plan(
         typer.Option("--goal", help="Shortest step, cheapest token, or cheapest in time."),
     ] = "time",
     hours: Annotated[
-        float | None, typer.Option("--hours", help="With --goal deadline: when it must end.")
+        float | None,
+        typer.Option("--hours", help="Time to train: the advice's, and the deadline."),
     ] = None,
     trainable: Annotated[
         bool, typer.Option("--trainable", help="Only plans that motley train executes today.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -31,7 +32,7 @@ def render(plan: Plan, recipe: Recipe, cluster: Cluster) -> RenderableType:
         _sources(cluster),
     ]
     if plan.reasons:
-        parts += ["", Text("Why", style="bold"), *_listed(plan.reasons)]
+        parts += ["", Text("Why", style="bold"), *listed(plan.reasons)]
     if plan.rejected:
         parts += ["", Text("Rejected", style="bold"), _rejected_table(plan)]
     return Group(*parts)
@@ -131,7 +132,8 @@ def _memory(placement: Placement) -> Text:
     return Text(text, style="yellow" if full else "")
 
 
-def _listed(sentences: tuple[str, ...]) -> list[RenderableType]:
+def listed(sentences: Sequence[str]) -> list[RenderableType]:
+    """Sentences, indented and wrapped."""
     return [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in sentences]
 
 

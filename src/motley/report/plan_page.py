@@ -44,14 +44,17 @@ def write_plan_page(
     *,
     frontier: Sequence[FrontierPoint] | None = None,
     one_more: Sequence[OneMore] | None = None,
+    advice: Sequence[str] = (),
     stack: Stack = MOTLEY,
 ) -> Path:
     """Write the page of a plan, whole or not at all, and return its path.
 
-    Without `frontier` or `one_more` those parts are left out. `StorageError` if the file cannot be
-    written, `ClusterError` if the plan has chips that the cluster lacks.
+    Without `frontier`, `one_more` or `advice` those parts are left out. `StorageError` if the file
+    cannot be written, `ClusterError` if the plan has chips that the cluster lacks.
     """
-    page = plan_html(plan, recipe, cluster, frontier=frontier, one_more=one_more, stack=stack)
+    page = plan_html(
+        plan, recipe, cluster, frontier=frontier, one_more=one_more, advice=advice, stack=stack
+    )
     return write_page(path, page)
 
 
@@ -62,6 +65,7 @@ def plan_html(
     *,
     frontier: Sequence[FrontierPoint] | None = None,
     one_more: Sequence[OneMore] | None = None,
+    advice: Sequence[str] = (),
     stack: Stack = MOTLEY,
 ) -> str:
     """The whole page as text."""
@@ -89,6 +93,7 @@ def plan_html(
         ),
         _frontier(frontier, plan, money),
         section("why", "Why this plan", why_section(plan, one_more, palette)),
+        _advice(advice),
         section("sources", "Where figures come from", sources_section(plan, cluster, stack)),
     ]
     return document(
@@ -195,6 +200,13 @@ def _frontier(points: Sequence[FrontierPoint] | None, plan: Plan, money: Money) 
         "No plan that was found beats one of these in both speed and cost.",
         "predicted",
     )
+
+
+def _advice(sentences: Sequence[str]) -> Markup | None:
+    if not sentences:
+        return None
+    items = tag("ul", *[tag("li", each) for each in sentences], class_="reasons")
+    return section("advice", "What to train with this compute", items, "", "predicted")
 
 
 def _footer() -> Markup:
