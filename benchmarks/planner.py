@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from motley.chips.constants import CONSTANTS, Constants
+from motley.plan.published import PublishedTable
 from planner_emulated import emulated_part
 from planner_memory import published_part, tracker_part
 from planner_search import MOST_CHIPS, NUM_CLUSTERS, optimality, searches
@@ -98,6 +99,7 @@ def table_part(path: Path) -> dict[str, Any]:
     errors = sorted(each.error for each in rows)
     mixed = [rank for name, rank in ranks.items() if MIXED in name]
     by_group = [statistics.median(each.error for each in group) for group in sources.values()]
+    foreign = unseen_frameworks(table, per_row)
     return {
         "rows": len(table.rows),
         "predicted": len(rows),
@@ -108,8 +110,21 @@ def table_part(path: Path) -> dict[str, Any]:
         "median_error_calibrated": round(statistics.median(calibrated), 4),
         "spearman_median": round(statistics.median(ranks.values()), 4),
         "spearman_amp_mixed": round(mixed[0], 4) if mixed else None,
+        "median_error_unseen_framework": foreign,
         "table_cpu_s": round(time.process_time() - began, 2),
     }
+
+
+def unseen_frameworks(table: PublishedTable, constants: dict[str, Constants]) -> float:
+    """The median error with each row's framework unknown, and its repository unseen; prints."""
+    rows, _ = scored(table, constants, known_framework=False)
+    print("With every framework unknown (median error; predicted/measured):")
+    for name, group in by_source(rows).items():
+        error = statistics.median(each.error for each in group)
+        print(
+            f"  {100 * error:5.1f} %  {statistics.median(each.ratio for each in group):.2f}  {name}"
+        )
+    return round(statistics.median(each.error for each in rows), 4)
 
 
 def held_out_constants() -> dict[str, Constants]:

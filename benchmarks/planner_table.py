@@ -58,8 +58,13 @@ def scored(
     table: PublishedTable,
     constants: Constants | Mapping[str, Constants] = CONSTANTS,
     rows: Sequence[PublishedRow] | None = None,
+    *,
+    known_framework: bool = True,
 ) -> tuple[list[Scored], list[tuple[PublishedRow, str]]]:
-    """Every row with a measured step, and those that are skipped with the reason."""
+    """Every row with a measured step, and those that are skipped with the reason.
+
+    Unless `known_framework`, each is predicted with the stack of a framework that nobody knows.
+    """
     done: list[Scored] = []
     skipped: list[tuple[PublishedRow, str]] = []
     for row in rows if rows is not None else table.rows:
@@ -68,7 +73,7 @@ def scored(
             continue
         own = constants if isinstance(constants, Constants) else constants[repository_of(row)]
         try:
-            case = case_of(row, table.rows, own)
+            case = case_of(row, table.rows, own, known_framework=known_framework)
         except (Incomplete, MotleyError) as cause:
             skipped.append((row, str(cause)))
             continue

@@ -229,6 +229,29 @@ def test_what_a_row_leaves_open_is_filled_by_rules_and_told() -> None:
     assert layers.config.layers == 24
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "torchtitan-eager"),
+        ({"notes": "torch.compile"}, "torchtitan"),
+        ({"zero_or_fsdp": "none"}, "pytorch"),
+        ({"zero_or_fsdp": "ZeRO-2"}, "deepspeed"),
+        ({"zero_or_fsdp": "ZeRO-1", "tp": 8, "dp": 8}, "megatron"),
+        ({"zero_or_fsdp": "", "tp": 8, "dp": 8, "model": "gpt2-xl"}, "megatron-2021"),
+        ({"zero_or_fsdp": "", "tp": 8, "dp": 8, "model": "gpt2-xl", "chip": "H100"}, "megatron"),
+    ],
+)
+def test_an_unknown_framework_is_taken_as_a_typical_one(
+    changes: dict[str, object], name: str
+) -> None:
+    fields = {**LLAMA, "source": "somebody/something README", **changes}
+    case = case_of(row(**fields))
+    assert case.stack.name == name
+    assert any(f"framework not known: {name}, as it" in each for each in case.assumed)
+    known = case_of(row(**{**fields, "source": "pytorch/torchtitan"}), known_framework=False)
+    assert (known.stack.name, known.assumed) == (name, case.assumed)
+
+
 def test_unknown_heads_are_those_of_the_nearest_row_of_the_source() -> None:
     known = row(**{**GPT, "n_heads": 8, "model": "?"})
     case = case_of(row(**{**GPT, "n_heads": None, "model": "?"}), [known])

@@ -65,11 +65,18 @@ class Case:
 
 
 def case_of(
-    row: PublishedRow, table: Sequence[PublishedRow] = (), constants: Constants | None = None
+    row: PublishedRow,
+    table: Sequence[PublishedRow] = (),
+    constants: Constants | None = None,
+    *,
+    known_framework: bool = True,
 ) -> Case:
-    """The case of one row; `Incomplete` or `UnknownChipError` says why there is none."""
+    """The case of one row; `Incomplete` or `UnknownChipError` says why there is none.
+
+    Unless `known_framework`, it is predicted as if nobody had ever seen the row's framework.
+    """
     named = named_chips(row.chip)
-    stack, assumed = stack_of(row)
+    stack, assumed = stack_of(row, known=known_framework)
     if constants is not None:
         stack = replace(stack, constants=constants)
     num_chips = _num_chips(row, named)

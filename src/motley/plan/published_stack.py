@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from motley.plan.published import PublishedRow
+from motley.plan.published_chips import named_chips
 from motley.plan.stack import (
     DEEPSPEED,
     LLM_FOUNDRY,
@@ -15,6 +16,7 @@ from motley.plan.stack import (
     MEGATRON_DEEPSPEED_2020,
     MEGATRON_DEEPSPEED_BF16,
     NANOGPT,
+    PYTORCH,
     SAILOR,
     TORCHTITAN,
     TORCHTITAN_EAGER,
@@ -34,23 +36,58 @@ _SOURCES: tuple[tuple[str, Stack], ...] = (
 )
 """The first that fits counts."""
 
-AFTER_FLASH = r"llama|qwen|mistral|mixtral|aquila|baichuan|internlm|deepseek|glm|gemma"
+AFTER_FLASH = r"llama|qwen|mistral|mixtral|aquila|baichuan|internlm|deepseek|glm|gemma|olmo|phi|yi-"
 """Families of 2023 and later, which no one trains with unfused attention."""
 
+BEFORE_FLASH = 2020
+"""Year of the last chips on which large models were trained with unfused attention, which flash
+attention (arXiv 2205.14135) ended in 2022."""
 
-def stack_of(row: PublishedRow) -> tuple[Stack, list[str]]:
-    """The stack of a row, and what was assumed of it."""
-    for text in (row.source, row.model, row.notes, row.zero_or_fsdp):
+
+def stack_of(row: PublishedRow, *, known: bool = True) -> tuple[Stack, list[str]]:
+    """The stack of a row, and what was assumed of it; as if nobody knew its framework unless
+    `known`."""
+    for text in (row.source, row.model, row.notes, row.zero_or_fsdp) if known else ():
         for pattern, stack in _SOURCES:
             if re.search(pattern, text.lower()):
-                return _as_noted(stack, row), []
-    return _as_noted(DEEPSPEED, row), ["framework not known: eager PyTorch, flash attention"]
+                return _as_noted(_compiled(stack, row), row), []
+    stack, why = typical_stack(row)
+    return _as_noted(stack, row), [f"framework not known: {stack.name}, {why}"]
+
+
+def typical_stack(row: PublishedRow) -> tuple[Stack, str]:
+    """What most trainings of that layout and time run on, and why it was taken."""
+    sharing = row.zero_or_fsdp.lower()
+    compiled = "compile" in row.notes.lower()
+    if "fsdp" in sharing or "hsdp" in sharing:
+        return (TORCHTITAN if compiled else TORCHTITAN_EAGER), "as it shards with FSDP"
+    if (row.tp or 1) > 1 or (row.pp or 1) > 1:
+        if _before_flash(row):
+            return MEGATRON_2021, "as it splits layers, on chips of before flash attention"
+        return MEGATRON, "as it splits layers"
+    if "zero" in sharing:
+        return DEEPSPEED, "as it shards with ZeRO"
+    return (NANOGPT if compiled else PYTORCH), "as it splits only the batch"
+
+
+def _before_flash(row: PublishedRow) -> bool:
+    """Whether chip and model are older than flash attention."""
+    if re.search(AFTER_FLASH, row.model.lower()):
+        return False
+    years = [chip.catalog.year for chip in named_chips(row.chip)]
+    return max(year or BEFORE_FLASH + 1 for year in years) <= BEFORE_FLASH
+
+
+def _compiled(stack: Stack, row: PublishedRow) -> Stack:
+    """torchtitan compiles only where a row says so."""
+    eager = (
+        stack is TORCHTITAN and "torchtitan" in row.source and "compile" not in row.notes.lower()
+    )
+    return TORCHTITAN_EAGER if eager else stack
 
 
 def _as_noted(stack: Stack, row: PublishedRow) -> Stack:
     notes = row.notes.lower()
-    if stack is TORCHTITAN and "torchtitan" in row.source and "compile" not in notes:
-        stack = TORCHTITAN_EAGER
     if "async tp" in notes or "asynctp" in notes:
         stack = replace(stack, overlap_tensor=True)
     if "rowwise" in row.precision.lower():

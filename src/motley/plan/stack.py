@@ -164,6 +164,9 @@ NANOGPT = Stack(
 )
 """nanoGPT and its kind: torch.compile, DDP."""
 
+PYTORCH = replace(NANOGPT, name="pytorch", fused=False, fused_loss=False)
+"""A loop of plain PyTorch: eager layers under autocast, DDP."""
+
 SAILOR = replace(
     MEGATRON_2021,
     name="sailor",
@@ -178,7 +181,7 @@ STACKS: dict[str, Stack] = {
     for stack in (
         MOTLEY, MEGATRON_2021, MEGATRON_DEEPSPEED, MEGATRON_DEEPSPEED_2020,
         MEGATRON_DEEPSPEED_BF16, MEGATRON, DEEPSPEED, LLM_FOUNDRY, TORCHTITAN, TORCHTITAN_EAGER,
-        NANOGPT, SAILOR,
+        NANOGPT, PYTORCH, SAILOR,
     )
 }  # fmt: skip
 """By name."""
