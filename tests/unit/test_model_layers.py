@@ -131,6 +131,28 @@ def test_initial_parameters_have_the_scale_of_gpt2() -> None:
     assert not initial_value(config, "head.norm.bias", torch.Size((3,)), 0).any()
 
 
+def test_zero_init_makes_every_block_the_identity() -> None:
+    config = dataclasses.replace(SHAPES["llama"], zero_init=True)
+    block = build_transformer(config, seed=0).layers[1]
+    x = torch.randn(2, CONTEXT, config.width)
+    assert torch.equal(block(x), x)
+    plain = build_transformer(SHAPES["llama"], seed=0).layers[1]
+    for name, value in plain.state_dict().items():
+        is_zero = name in ("attention.output.weight", "mlp.down.weight")
+        assert torch.equal(block.state_dict()[name], torch.zeros_like(value) if is_zero else value)
+
+
+def test_capped_logits_are_those_of_the_loss() -> None:
+    """Sampling and training score alike."""
+    plain = build_transformer(SHAPES["gpt2"], seed=0)
+    capped = build_transformer(dataclasses.replace(SHAPES["gpt2"], logit_softcap=0.05), seed=0)
+    tokens, targets = random_batch()
+    logits = capped.logits(tokens)
+    torch.testing.assert_close(logits, 0.05 * torch.tanh(plain.logits(tokens) / 0.05))
+    expected = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    torch.testing.assert_close(capped.loss(tokens, targets), expected)
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_attention_equals_its_definition(kv_heads: int) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from motley.model.loss import IGNORED, cross_entropy_sum
+from motley.model.loss import IGNORED, cross_entropy_sum, soft_cap
 
 WIDTH = 12
 
@@ -24,15 +24,24 @@ def example(num_tokens: int, vocabulary: int, seed: int) -> tuple[Tensor, Tensor
 
 
 def losses_and_gradients(
-    hidden: Tensor, matrix: Tensor, targets: Tensor, chunk_tokens: int | None, scale: float
+    hidden: Tensor,
+    matrix: Tensor,
+    targets: Tensor,
+    chunk_tokens: int | None,
+    scale: float,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of the chunked loss, or with `chunk_tokens` None of torch's plain one."""
     hidden, matrix = hidden.clone().requires_grad_(), matrix.clone().requires_grad_()
     if chunk_tokens is None:
         logits = functional.linear(hidden, matrix)
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
         loss = functional.cross_entropy(logits, targets, reduction="sum")
     else:
-        loss = cross_entropy_sum(hidden, matrix, targets, chunk_tokens=chunk_tokens)
+        loss = cross_entropy_sum(
+            hidden, matrix, targets, softcap=softcap, chunk_tokens=chunk_tokens
+        )
     (loss * scale).backward()
     assert hidden.grad is not None
     assert matrix.grad is not None
@@ -44,26 +53,30 @@ def losses_and_gradients(
     num_tokens=st.integers(1, 40),
     vocabulary=st.integers(2, 60),
     chunk_tokens=st.integers(1, 50),
+    softcap=st.sampled_from([None, 1.5, 30.0]),
     seed=st.integers(0, 1000),
 )
 def test_equals_the_plain_loss(
-    num_tokens: int, vocabulary: int, chunk_tokens: int, seed: int
+    num_tokens: int, vocabulary: int, chunk_tokens: int, softcap: float | None, seed: int
 ) -> None:
     inputs = example(num_tokens, vocabulary, seed)
-    expected = losses_and_gradients(*inputs, None, 0.25)
-    found = losses_and_gradients(*inputs, chunk_tokens, 0.25)
+    expected = losses_and_gradients(*inputs, None, 0.25, softcap)
+    found = losses_and_gradients(*inputs, chunk_tokens, 0.25, softcap)
     for ours, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)]
 )
-def test_low_precision_is_near_float64(dtype: torch.dtype, tolerance: float) -> None:
+def test_low_precision_is_near_float64(
+    dtype: torch.dtype, tolerance: float, softcap: float | None
+) -> None:
     hidden, matrix, targets = example(300, 50, 0)
     hidden, matrix = hidden.to(dtype), (matrix * 0.1).to(dtype)
-    expected = losses_and_gradients(hidden.double(), matrix.double(), targets, None, 1.0)
-    found = losses_and_gradients(hidden, matrix, targets, 64, 1.0)
+    expected = losses_and_gradients(hidden.double(), matrix.double(), targets, None, 1.0, softcap)
+    found = losses_and_gradients(hidden, matrix, targets, 64, 1.0, softcap)
     assert found[0].dtype == torch.float32
     assert found[1].dtype == found[2].dtype == dtype
     for ours, reference in zip(found, expected, strict=True):
@@ -99,12 +112,13 @@ def test_large_logits_do_not_overflow() -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_without_gradients_only_the_loss_is_computed() -> None:
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_without_gradients_only_the_loss_is_computed(softcap: float | None) -> None:
     hidden, matrix, targets = example(10, 30, 0)
-    expected = losses_and_gradients(hidden, matrix, targets, None, 1.0)[0]
+    expected = losses_and_gradients(hidden, matrix, targets, None, 1.0, softcap)[0]
     matrix.requires_grad_()
     with torch.no_grad():
-        loss = cross_entropy_sum(hidden, matrix, targets, chunk_tokens=3)
+        loss = cross_entropy_sum(hidden, matrix, targets, softcap=softcap, chunk_tokens=3)
     assert not loss.requires_grad
     torch.testing.assert_close(loss, expected)
 
@@ -124,3 +138,9 @@ def test_the_backward_pass_runs_once() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="only once"):
         loss.backward()
+
+
+def test_the_cap_bounds_logits_and_leaves_small_ones() -> None:
+    logits = torch.tensor([-1e9, -0.01, 0.0, 0.01, 1e9])
+    assert soft_cap(logits, 5.0).tolist() == pytest.approx([-5.0, -0.01, 0.0, 0.01, 5.0], rel=1e-4)
+    assert soft_cap(logits, None) is logits

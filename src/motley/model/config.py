@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from motley.schema import require_positive
+from motley.schema import require_positive, switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +134,17 @@ class ModelConfig:
     """RMSNorm over each query and key head (Qwen3)."""
     tied_head: bool = True
     """The head uses the token embedding's matrix."""
+    matrix_deviation: float | None = None
+    """Standard deviation of the blocks' matrices at the start; those that add to the residual
+    stream have 1 / sqrt(2 x layers) of it. Unset means 0.02, as in GPT-2."""
+    head_deviation: float | None = None
+    """Of an untied head's matrix at the start; 0 is allowed. Unset means 0.02."""
+    zero_init: bool = switch(False)
+    """What adds to the residual stream (the last projections of attention and MLP) starts at zero,
+    so that every block starts as the identity (modded-nanogpt; muP, arXiv 2203.03466)."""
+    logit_softcap: float | None = None
+    """Logits z become cap * tanh(z / cap), in training, evaluation and sampling (Gemma 2, arXiv
+    2408.00118, with 30); unset means that they stay as they are."""
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     mixture: MixtureOfExperts | None = None
@@ -148,7 +159,7 @@ class ModelConfig:
         require_positive(
             self, "layers", "width", "heads", "key_value_heads", "head_width", "mlp_width",
             "context", "vocab_size", "attention_window", "norm_epsilon",
-            "embedding_width", "rope_theta",
+            "embedding_width", "rope_theta", "logit_softcap", "matrix_deviation",
         )  # fmt: skip
         if self.position_offset < 0:
             raise ValueError(f"position_offset: must not be negative, found {self.position_offset}")

@@ -207,15 +207,18 @@ def _head_counts(config: ModelConfig, length: int, element_bytes: int) -> LayerC
 
 
 def _head_fixed_bytes(config: ModelConfig, element_bytes: int) -> int:
-    """The gradient in fp32, and one chunk of logits or, in the end, the gradient's cast."""
+    """The gradient in fp32, and one chunk of logits (with the slopes of their cap) or, in the end,
+    the gradient's cast."""
     width = config.embedding_size
     gradient = config.vocabulary * width
     logits = config.vocabulary * loss_chunk_tokens(width)
+    slopes_bytes = logits * FP32_BYTES if config.logit_softcap is not None else 0
     if element_bytes == FP32_BYTES:
-        return (gradient + logits) * FP32_BYTES
+        return (gradient + logits) * FP32_BYTES + slopes_bytes
     both_bytes = FP32_BYTES + element_bytes
     sums = min(config.vocabulary, SUM_ROWS) * width
-    return gradient * FP32_BYTES + max(gradient * element_bytes, (logits + sums) * both_bytes)
+    chunk_bytes = (logits + sums) * both_bytes + slopes_bytes
+    return gradient * FP32_BYTES + max(gradient * element_bytes, chunk_bytes)
 
 
 def _norm_parameters(config: ModelConfig) -> int:

@@ -38,6 +38,8 @@ def initial_value(config: ModelConfig, name: str, shape: torch.Size, seed: int) 
     if len(shape) == 1:
         return torch.ones(shape)
     is_residual = name.endswith(RESIDUAL_PROJECTIONS)
+    if is_residual and config.zero_init:
+        return torch.zeros(shape)
     scale = 1 / math.sqrt(2 * config.layers) if is_residual else 1.0
     return _normal(shape, STANDARD_DEVIATION * scale, _generator(name, seed))
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from motley import kernels
 from motley.model.attention import causal_attention, rotary_tables, rotate
 from motley.model.config import ModelConfig
-from motley.model.loss import cross_entropy_sum
+from motley.model.loss import cross_entropy_sum, soft_cap
 from motley.model.norm import LayerNorm, RMSNorm, build_norm
 from motley.model.trainable import require_trainable
 
@@ -185,6 +185,7 @@ class Head(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.softcap = config.logit_softcap
         self.norm = build_norm(config)
         self.matrix_name = "token" if config.tied_head else "output"
         matrix = nn.Parameter(torch.empty(config.vocabulary, config.width))
@@ -198,11 +199,13 @@ class Head(nn.Module):
     def forward(self, x_bsw: Tensor, targets_bs: Tensor) -> Tensor:
         """The sum of the tokens' losses in nats, fp32; targets of -100 are left out."""
         hidden_bsw: Tensor = self.norm(x_bsw)
-        return cross_entropy_sum(hidden_bsw.flatten(0, 1), self.matrix, targets_bs.flatten())
+        return cross_entropy_sum(
+            hidden_bsw.flatten(0, 1), self.matrix, targets_bs.flatten(), softcap=self.softcap
+        )
 
     def logits(self, x_bsw: Tensor) -> Tensor:
         """The next token's scores [b, s, v] after each token."""
-        return functional.linear(self.norm(x_bsw), self.matrix)
+        return soft_cap(functional.linear(self.norm(x_bsw), self.matrix), self.softcap)
 
 
 class _SwiGLU(torch.autograd.Function):

@@ -28,10 +28,21 @@ IGNORED = -100
 """A target that counts in neither loss nor gradient."""
 
 
+def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
+    """cap * tanh(logits / cap), near the logits while they are far below the cap."""
+    return logits if cap is None else (logits / cap).tanh() * cap
+
+
 def cross_entropy_sum(
-    hidden_nw: Tensor, matrix_vw: Tensor, targets_n: Tensor, *, chunk_tokens: int | None = None
+    hidden_nw: Tensor,
+    matrix_vw: Tensor,
+    targets_n: Tensor,
+    *,
+    softcap: float | None = None,
+    chunk_tokens: int | None = None,
 ) -> Tensor:
-    """The sum of -log softmax(hidden @ matrix.T)[target] over the tokens, in nats: an fp32 scalar.
+    """The sum of -log softmax(logits)[target] over the tokens, in nats: an fp32 scalar. The logits
+    are hidden @ matrix.T, capped if asked.
 
     Tokens whose target is -100 are left out. Differentiable once, by `hidden` and `matrix`.
     """
@@ -42,14 +53,19 @@ def cross_entropy_sum(
     )
     chunk = chunk_tokens or loss_chunk_tokens(matrix_vw.shape[1])
     if not wants_gradient:
-        return _LossPass(hidden_nw, matrix_vw, targets_n, None, None).run(chunk)
-    return _cross_entropy_sum(hidden_nw, matrix_vw, targets_n, chunk)
+        return _LossPass(hidden_nw, matrix_vw, targets_n, softcap, None, None).run(chunk)
+    return _cross_entropy_sum(hidden_nw, matrix_vw, targets_n, softcap, chunk)
 
 
 class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_nw: Tensor, matrix_vw: Tensor, targets_n: Tensor, chunk: int
+        ctx: Any,
+        hidden_nw: Tensor,
+        matrix_vw: Tensor,
+        targets_n: Tensor,
+        softcap: float | None,
+        chunk: int,
     ) -> Tensor:
         needs_hidden, needs_matrix, *_ = ctx.needs_input_grad
         grad_hidden_nw = torch.empty_like(hidden_nw) if needs_hidden else None
@@ -58,7 +74,9 @@ class _CrossEntropySum(torch.autograd.Function):
             if needs_matrix
             else None
         )
-        loss = _LossPass(hidden_nw, matrix_vw, targets_n, grad_hidden_nw, grad_matrix_vw).run(chunk)
+        loss = _LossPass(
+            hidden_nw, matrix_vw, targets_n, softcap, grad_hidden_nw, grad_matrix_vw
+        ).run(chunk)
         ctx.save_for_backward(grad_hidden_nw)
         # Not saved but held: it is scaled in place, and so never takes its memory twice.
         ctx.grad_matrix_vw = grad_matrix_vw
@@ -68,7 +86,7 @@ class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (grad_loss,) = grad_outputs
         (grad_hidden_nw,) = ctx.saved_tensors
         grad_matrix_vw, ctx.grad_matrix_vw = ctx.grad_matrix_vw, None
@@ -78,10 +96,12 @@ class _CrossEntropySum(torch.autograd.Function):
             grad_matrix_vw = grad_matrix_vw.mul_(grad_loss).to(ctx.matrix_dtype)
         elif ctx.needs_input_grad[1]:
             raise RuntimeError("cross_entropy_sum: the backward pass can run only once")
-        return grad_hidden_nw, grad_matrix_vw, None, None
+        return grad_hidden_nw, grad_matrix_vw, None, None, None
 
 
-_cross_entropy_sum: Callable[[Tensor, Tensor, Tensor, int], Tensor] = _CrossEntropySum.apply
+_cross_entropy_sum: Callable[[Tensor, Tensor, Tensor, float | None, int], Tensor] = (
+    _CrossEntropySum.apply
+)
 
 
 class _LossPass:
@@ -92,11 +112,13 @@ class _LossPass:
         hidden_nw: Tensor,
         matrix_vw: Tensor,
         targets_n: Tensor,
+        softcap: float | None,
         grad_hidden_nw: Tensor | None,
         grad_matrix_vw: Tensor | None,
     ) -> None:
         self.hidden_nw = hidden_nw
         self.matrix_vw = matrix_vw
+        self.softcap = softcap
         self.counted_n = targets_n != IGNORED
         self.targets_n1 = targets_n.where(self.counted_n, 0).unsqueeze(1)
         self.native_targets_n = targets_n.where(self.counted_n, IGNORED).contiguous()
@@ -117,7 +139,10 @@ class _LossPass:
     def _native_chunk(self, rows: slice) -> Tensor:
         hidden_cw = self.hidden_nw[rows]
         logits_cv = hidden_cw @ self.matrix_vw.T
+        slopes_cv = self._cap(logits_cv)
         losses_c = cross_entropy_(logits_cv, self.native_targets_n[rows])
+        if slopes_cv is not None:
+            logits_cv *= slopes_cv
         if self.grad_hidden_nw is not None:
             torch.mm(logits_cv, self.matrix_vw, out=self.grad_hidden_nw[rows])
         if self.grad_matrix_vw is not None:
@@ -128,21 +153,40 @@ class _LossPass:
         hidden_cw, targets_c1 = self.hidden_nw[rows], self.targets_n1[rows]
         counted_c1 = self.counted_n[rows].unsqueeze(1)
         logits_cv = (hidden_cw @ self.matrix_vw.T).to(_wide(hidden_cw.dtype))
+        slopes_cv = self._cap(logits_cv)
         logits_cv -= logits_cv.amax(1, keepdim=True)
         target_logits_c1 = logits_cv.gather(1, targets_c1)
         sums_c1 = logits_cv.exp_().sum(1, keepdim=True)
         losses_c1 = (sums_c1.log() - target_logits_c1).where(counted_c1, 0.0)
-        if self.grad_hidden_nw is None and self.grad_matrix_vw is None:
+        if not self._wants_gradient:
             return losses_c1.sum()
 
         logits_cv *= sums_c1.reciprocal().where(counted_c1, 0.0)
         logits_cv.scatter_add_(1, targets_c1, -counted_c1.to(logits_cv.dtype))
+        if slopes_cv is not None:
+            logits_cv *= slopes_cv
         grad_logits_cv = logits_cv.to(hidden_cw.dtype)
         if self.grad_hidden_nw is not None:
             torch.mm(grad_logits_cv, self.matrix_vw, out=self.grad_hidden_nw[rows])
         if self.grad_matrix_vw is not None:
             _add_product(self.grad_matrix_vw, grad_logits_cv.T, hidden_cw)
         return losses_c1.sum()
+
+    @property
+    def _wants_gradient(self) -> bool:
+        return self.grad_hidden_nw is not None or self.grad_matrix_vw is not None
+
+    def _cap(self, logits_cv: Tensor) -> Tensor | None:
+        """Caps the logits in place; returns the slopes that their gradient is multiplied by, which
+        are 1 - tanh^2, or None if there are none or nobody needs them."""
+        if self.softcap is None:
+            return None
+        shares_cv = logits_cv.div_(self.softcap).tanh_()
+        slopes_cv = None
+        if self._wants_gradient:
+            slopes_cv = torch.addcmul(logits_cv.new_ones(()), shares_cv, shares_cv, value=-1)
+        shares_cv.mul_(self.softcap)
+        return slopes_cv
 
 
 def _add_product(total: Tensor, first: Tensor, second: Tensor) -> None:
