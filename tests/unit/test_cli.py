@@ -23,8 +23,8 @@ PACKAGE = Path(main.__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 DEMO_CLUSTER = str(ROOT / "clusters" / "demo.toml")
 VERBS = (
-    "probe", "plan", "replace", "predict", "train", "calibrate", "sample", "report", "doctor",
-    "federation",
+    "probe", "plan", "replace", "predict", "train", "calibrate", "ablate", "sample", "report",
+    "doctor", "federation",
 )  # fmt: skip
 FEDERATION_VERBS = (
     "keygen", "create", "admit", "remove", "status", "ledger", "verify", "join", "simulate",
@@ -56,6 +56,16 @@ FLAGS = {
     "predict": ["--cluster", "--help", "--json", "--out", "--plan", "--recipe", "--table"],
     "calibrate": ["--cluster", "--help", "--json", "--out", "--recipe", "--steps", "RUN"],
     "train": ["--cluster", "--help", "--json", "--plan", "--resume", "--run", "RECIPE"],
+    "ablate": [
+        "--cluster",
+        "--help",
+        "--json",
+        "--ladder",
+        "--out",
+        "--seeds",
+        "--set",
+        "RECIPE",
+    ],
     "sample": ["--help", "--json", "--prompt", "--seed", "--temperature", "--tokens", "RUN"],
     "report": ["--help", "--json", "RUN"],
     "doctor": ["--help", "--json"],

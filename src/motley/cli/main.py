@@ -24,6 +24,7 @@ for verb in (
     verbs.predict,
     verbs.train,
     verbs.calibrate,
+    verbs.ablate,
     verbs.sample,
     verbs.report,
     verbs.doctor,

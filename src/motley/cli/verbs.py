@@ -139,6 +139,28 @@ def train(
     training.run(recipe, cluster, plan, run, resume, as_json=as_json)
 
 
+def ablate(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe.toml.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE[,...]", help="A variant; repeat for more."),
+    ] = None,
+    ladder: Annotated[
+        Path | None, typer.Option("--ladder", help="A file of variants, instead of --set.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each variant.")] = 3,
+    cluster: ClusterFile = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder of the runs; else runs/NAME-ablation.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train variants of a recipe with several seeds and tell gains from noise."""
+    from motley.cli import ablating
+
+    ablating.run(recipe, settings or [], ladder, seeds, cluster, out, as_json=as_json)
+
+
 def sample(
     run: RunFolderArgument,
     prompt: Annotated[str, typer.Option("--prompt", help="The text to go on from.")] = "",

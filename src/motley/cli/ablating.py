@@ -1,0 +1,133 @@
+"""`motley ablate`: variants of a recipe on the user's own text, and which differences are real.
+
+Every run is an ordinary one in a folder of its own, so the same command goes on where it was
+stopped, and `motley report` shows any of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from motley.ablation import (
+    Interval,
+    Outcome,
+    Row,
+    Task,
+    Variant,
+    compare,
+    from_settings,
+    load_ladder,
+    recipes_of,
+    tasks_of,
+    train_all,
+)
+from motley.cli.output import print_json, say
+from motley.cli.planning import cluster_for, show
+from motley.cli.training import watch
+from motley.errors import InputError
+from motley.recipe import load_recipe
+from motley.report.ablation_page import write_ablation_page
+from motley.train.folder import RunFolder
+from motley.train.launch import start
+
+
+def run(
+    recipe_file: Path,
+    settings: Sequence[str],
+    ladder_file: Path | None,
+    seeds: int,
+    cluster_file: Path | None,
+    out: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Trains, prints, writes the page; what has finished stays when it is stopped."""
+    recipe = load_recipe(recipe_file)
+    variants = _variants(settings, ladder_file)
+    folder = out or Path("runs") / f"{recipe.name}-ablation"
+    recipes = recipes_of(recipe, variants)
+    tasks = tasks_of(recipes, range(recipe.seed, recipe.seed + seeds), folder)
+    outcomes, stopped = _train(tasks, cluster_file)
+    rows = compare(outcomes, list(recipes))
+    if rows:
+        say(f"The page: {write_ablation_page(folder, recipe.name, rows, outcomes)}")
+    if as_json:
+        print_json({"folder": str(folder), "stopped": stopped, "variants": list(map(_data, rows))})
+    elif rows:
+        show(_table(rows))
+        say(_reading(rows))
+    if stopped:
+        say(f"Stopped after {len(outcomes)} of {len(tasks)} runs. The same command goes on.")
+
+
+def _variants(settings: Sequence[str], ladder_file: Path | None) -> tuple[Variant, ...]:
+    if bool(settings) == (ladder_file is not None):
+        raise InputError(
+            "an ablation needs something that varies."
+            if ladder_file is None
+            else "--set and --ladder are two ways to say what varies.",
+            remedy="Give --set key=value (once for each variant), or --ladder FILE.",
+        )
+    return load_ladder(ladder_file) if ladder_file else from_settings(settings)
+
+
+def _train(tasks: Sequence[Task], cluster_file: Path | None) -> tuple[list[Outcome], bool]:
+    """The finished runs, and whether the user stopped before the last."""
+    outcomes: list[Outcome] = []
+    cluster = cluster_for(cluster_file)
+    try:
+        for outcome in train_all(tasks, cluster, _train_one, say):
+            if outcome is None:
+                return outcomes, True
+            outcomes.append(outcome)
+            say(f"  {outcome.bits_per_byte:.4f} bits per byte.")
+    except KeyboardInterrupt:
+        return outcomes, True
+    return outcomes, False
+
+
+def _train_one(folder: RunFolder) -> None:
+    watch(start(folder), "the same command", quiet=True)
+
+
+def _data(row: Row) -> dict[str, Any]:
+    """A row as plain data; JSON has no infinity, so a diverged variant's mean is null."""
+    table = dataclasses.asdict(row)
+    return {**table, "mean": row.mean if math.isfinite(row.mean) else None}
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.add_column("variant", overflow="fold", min_width=24)
+    table.add_column("seeds", justify="right")
+    for title in ("bits/byte, 95 %", "difference, 95 %"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in rows:
+        difference = row.difference
+        table.add_row(
+            Text(row.variant),
+            str(len(row.seeds)),
+            f"{row.mean:.4f}{_half(row.interval)}",
+            f"{difference.mean:+.4f}{_half(difference)}" if difference else "",
+            "" if row.verdict in ("base", "no claim") else row.verdict,
+        )
+    return table
+
+
+def _half(interval: Interval | None) -> str:
+    return f" ± {interval.half_width:.4f}" if interval else ""
+
+
+def _reading(rows: Sequence[Row]) -> str:
+    if all(row.verdict in ("base", "no claim", "diverged") for row in rows):
+        return "With one seed no difference can be told from noise: give --seeds 3 or more."
+    return "measured; lower is better. noise: the 95 % interval of the difference holds zero."

@@ -1,0 +1,189 @@
+"""Ablations: what varies, which runs there are, what is claimed of them, and the page."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from motley.ablation import (
+    BASE,
+    Outcome,
+    Variant,
+    changed,
+    changes_of,
+    compare,
+    finished,
+    from_settings,
+    load_ladder,
+    parse_changes,
+    recipes_of,
+    tasks_of,
+    written,
+)
+from motley.ablation.changes import Changes
+from motley.cluster import load_cluster
+from motley.errors import InputError, RecipeError, RunFolderError
+from motley.events import EventLog
+from motley.model.config import ModelConfig
+from motley.plan import search
+from motley.recipe import Recipe
+from motley.report.ablation_page import ablation_html
+from motley.train.folder import create_run_folder
+from page_browser import Outline
+
+DEMO = Path(__file__).parents[2] / "clusters" / "demo.toml"
+RECIPE = Recipe(model=ModelConfig(layers=2, width=32, heads=2, context=256))
+EVIL = '<script>alert("x")</script>'
+
+
+def outcome(variant: str, seed: int, bits: float) -> Outcome:
+    return Outcome(
+        variant=variant, seed=seed, bits_per_byte=bits, curve=((10, bits + 1), (20, bits)),
+        tokens=1000, training_s=2.5, path=Path("x"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("optimizer.learning_rate=0.003", {"optimizer.learning_rate": 0.003}),
+        ("model.norm=rmsnorm, model.bias=false", {"model.norm": "rmsnorm", "model.bias": False}),
+        ("data.corpus=[a.txt]", {"data.corpus": "[a.txt]"}),
+        ('data.corpus=["a, b.txt", "c"],seed=3', {"data.corpus": ["a, b.txt", "c"], "seed": 3}),
+        ("batch.global_batch=8", {"batch.global_batch": 8}),
+    ],
+)
+def test_changes_are_read_as_toml_and_lone_words_as_texts(text: str, expected: Changes) -> None:
+    assert parse_changes(text) == expected
+    assert all(key in written(expected) for key in expected)
+
+
+@pytest.mark.parametrize("text", ["", "model.norm", "model.norm=", "=3", "seed=1,seed=2"])
+def test_what_is_no_change_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_changes(text)
+
+
+def test_changes_reach_into_tables_and_are_checked_like_a_file() -> None:
+    made = changed(RECIPE, {"model.norm": "rmsnorm", "schedule.steps": 7, "name": "x"})
+    assert (made.model.norm, made.schedule.steps, made.name) == ("rmsnorm", 7, "x")
+    assert dataclasses.replace(made, model=RECIPE.model, schedule=RECIPE.schedule,
+                               name=RECIPE.name) == RECIPE  # fmt: skip
+    with pytest.raises(RecipeError, match="learning_rte") as error:
+        changed(RECIPE, {"optimizer.learning_rte": 1})
+    assert "learning_rate" in error.value.remedy
+    with pytest.raises(RecipeError, match="is a value"):
+        changed(RECIPE, {"seed.x": 1})
+
+
+def test_a_ladder_s_rungs_go_on_from_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "ladder.toml"
+    path.write_text(
+        '[[variant]]\nname = "a"\nset = { "model.norm" = "rmsnorm" }\n'
+        '[[variant]]\nname = "b"\nafter = "a"\nset = { "optimizer.weight_decay" = 0.0 }\n'
+    )
+    variants = load_ladder(path)
+    assert changes_of(variants, "b") == {"model.norm": "rmsnorm", "optimizer.weight_decay": 0.0}
+    recipes = recipes_of(RECIPE, variants)
+    assert list(recipes) == [BASE, "a", "b"]
+    assert recipes["b"].model == recipes["a"].model != RECIPE.model
+
+
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        ((Variant(name="a", after="b"), Variant(name="b", after="a")), "comes after itself"),
+        ((Variant(name="a"), Variant(name="a")), "stands twice"),
+        ((Variant(name="base", set={"seed": 1}),), "stands twice"),
+        ((Variant(name="a", after="c"),), "no variant 'c'"),
+        ((Variant(name="a", set={"model.norm": "layernorm"}),), "changes nothing"),
+        ((Variant(name="a", set={"model.norn": "rmsnorm"}),), "variant 'a': .*unknown key 'norn'"),
+        ((Variant(name="a", set={"model.norm": "rms"}),), "variant 'a'"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_named(variants: tuple[Variant, ...], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        recipes_of(RECIPE, variants)
+
+
+def test_an_unknown_key_of_a_ladder_file_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "ladder.toml"
+    path.write_text('[[variant]]\nname = "a"\nsets = {}\n')
+    with pytest.raises(InputError, match="unknown key 'sets'"):
+        load_ladder(path)
+    path.write_text("variant = []\n")
+    with pytest.raises(InputError, match="names no variant"):
+        load_ladder(path)
+
+
+def test_each_seed_goes_through_all_variants_and_every_run_has_a_folder_of_its_own() -> None:
+    variants = from_settings(["seed=1", "model.norm=rmsnorm", "optimizer.weight_decay=0.0"])
+    names = {"a/b": RECIPE, "a b": RECIPE, "..": RECIPE, BASE: RECIPE}
+    tasks = tasks_of(names, range(2), Path("out"))
+    assert [task.seed for task in tasks] == [0] * 4 + [1] * 4
+    assert len({task.path for task in tasks}) == 8
+    assert all(task.path.parent.parent == Path("out") for task in tasks)
+    assert [variant.name for variant in variants][1] == "model.norm=rmsnorm"
+
+
+def test_only_a_run_that_came_to_its_end_counts(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, schedule=dataclasses.replace(RECIPE.schedule, steps=2))
+    (task,) = tasks_of({BASE: recipe}, [3], tmp_path)
+    assert finished(task) is None
+    folder, cluster = create_run_folder(task.path), load_cluster(DEMO)
+    resolved = task.recipe.with_vocabulary(512)
+    folder.write(resolved, cluster, search(resolved, cluster), tmp_path)
+    assert finished(task) is None
+    with EventLog.open(folder.events) as log:
+        log.write("step", step=1, tokens=10, step_s=9.0, loss=1.0)
+        log.write("step", step=1, tokens=10, step_s=1.0, loss=1.0)  # done again after a stop
+        log.write("step", step=2, tokens=10, step_s=2.0, loss=1.0)
+        log.write("validation", step=2, loss=1.0, bits_per_byte=1.5, seconds=1.0)
+        assert finished(task) is None
+        log.write("run_finished", step=2, reason="done", seconds=3.0)
+    found = finished(task)
+    assert found is not None
+    assert (found.bits_per_byte, found.tokens, found.training_s) == (1.5, 20, 3.0)
+    assert found.curve == ((2, 1.5),)
+    other = dataclasses.replace(task, recipe=changed(task.recipe, {"optimizer.learning_rate": 0.5}))
+    with pytest.raises(RunFolderError, match="another recipe"):
+        finished(other)
+
+
+def test_noise_is_called_noise_and_one_seed_claims_nothing() -> None:
+    runs = [outcome(BASE, seed, 2.0 + 0.01 * seed) for seed in range(3)]
+    runs += [outcome("better", seed, 1.9 + 0.01 * seed) for seed in range(3)]
+    runs += [outcome("worse", seed, 2.1 + 0.01 * seed) for seed in range(3)]
+    runs += [outcome("same", seed, 2.001 + 0.012 * seed) for seed in range(3)]
+    runs += [outcome("once", 0, 0.5)]
+    runs += [outcome("gone", seed, math.inf if seed else 2.0) for seed in range(3)]
+    names = [BASE, "better", "worse", "same", "once", "gone", "not run"]
+    rows = {row.variant: row for row in compare(runs, names)}
+    assert {name: row.verdict for name, row in rows.items()} == {
+        BASE: "base", "better": "lower", "worse": "higher", "same": "noise",
+        "once": "no claim", "gone": "diverged",
+    }  # fmt: skip
+    assert rows["better"].difference is not None
+    assert rows["better"].difference.mean == pytest.approx(-0.1)
+    assert rows["once"].difference is rows["once"].interval is None
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_page_is_whole_and_escapes_names(seeds: int) -> None:
+    names = [BASE, EVIL, *(f"variant {number}" for number in range(9)), "gone"]
+    runs = [
+        outcome(name, seed, math.inf if name == "gone" else 2.0 + 0.01 * seed - 0.02 * index)
+        for index, name in enumerate(names)
+        for seed in range(seeds)
+    ]
+    page = ablation_html("my recipe", compare(runs, names), runs)
+    outline = Outline(page)
+    assert outline.open == []
+    assert {"differences", "curves", "runs"} <= set(outline.ids)
+    assert outline.links == []
+    assert EVIL not in page
+    assert not re.search(r"[\"' :](nan|inf)[\"'%;, ]|None", page)
