@@ -1,13 +1,13 @@
 """Less compute for the same model: how many FLOPs each rung needs to reach the baseline's loss.
 
     python benchmarks/compute.py --size S --corpus python --budget-minutes 60
-    python benchmarks/compute.py --size XS --only sweep:b1
+    python benchmarks/compute.py --size XS --only "sweep:b1 rate and batch"
     python benchmarks/compute.py --budget-minutes 0 --json      # only what is there already
 
 The protocol is in `compute.md`, the rungs in `compute_ladder.toml`. Every finished run is kept as a
 line of `results/compute/runs-TEXT-SIZE.jsonl` and never made again; a run that was cut short goes
 on from its checkpoint; several of these commands may run side by side and share the work. Parts of
-`--only`: names of rungs, `sweep:RUNG`, `without` (leave-one-out of the final stack), `b0`.
+`--only`: names of rungs, `sweep:NAME`, `without` (leave-one-out of the final stack).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from common import origin, say
 from compute_claims import Group, as_text, row, summary
 from compute_corpora import CORPORA
 from compute_ladder import (
+    SWEEP_SEED,
     ComputeLadder,
     Spec,
     load,
@@ -77,7 +78,12 @@ def results(
     ladder: ComputeLadder, jobs: Sequence[Prepared], size: str, corpus: str
 ) -> dict[str, Any]:
     """What is known of one size and text."""
-    groups = _groups([job for job in jobs if (job.spec.size, job.spec.corpus) == (size, corpus)])
+    own = [
+        job
+        for job in jobs
+        if (job.spec.size, job.spec.corpus) == (size, corpus) and job.spec.seed != SWEEP_SEED
+    ]
+    groups = _groups(own)
     base = next((g for g in groups if (g.rung, g.share) == (ladder.baseline, 1.0)), None)
     rows = [row(group, base) for group in groups] if base else []
     return summary(rows, base)
@@ -91,6 +97,25 @@ def _groups(jobs: Sequence[Prepared]) -> list[Group]:
             place = (job.spec.rung, job.spec.share)
             runs.setdefault(place, {})[job.spec.seed] = found[job.key]
     return [Group(rung, share, tuple(by.values())) for (rung, share), by in runs.items()]
+
+
+def _sweep_lines(jobs: Sequence[Prepared]) -> list[dict[str, Any]]:
+    """The finished runs of the sweeps, from the best on."""
+    found = kept()
+    lines = {
+        job.key: {
+            "size": job.spec.size,
+            "corpus": job.spec.corpus,
+            "rung": job.spec.rung,
+            "tokens": found[job.key]["tokens"],
+            "bits_per_byte": found[job.key]["bits_per_byte"],
+        }
+        for job in jobs
+        if job.spec.seed == SWEEP_SEED and job.key in found
+    }
+    return sorted(
+        lines.values(), key=lambda line: (line["size"], line["corpus"], line["bits_per_byte"])
+    )
 
 
 def _with_baseline(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Spec]:
@@ -127,9 +152,16 @@ def main() -> None:
         for size in chosen.size
         for corpus in chosen.corpus
     }
+    sweep = _sweep_lines(shown)
     if chosen.json:
-        print(json.dumps({"benchmark": "compute", "sizes": found, "origin": origin()}))
+        print(
+            json.dumps(
+                {"benchmark": "compute", "sizes": found, "sweeps": sweep, "origin": origin()}
+            )
+        )
         return
+    for line in sweep:
+        print(f"{line['bits_per_byte']:.4f}  {line['size']} {line['corpus']}  {line['rung']}")
     for name, part in found.items():
         target = part["target_bits_per_byte"]
         print(f"\n{name}: target {'not run' if target is None else f'{target:.4f} bits per byte'}")

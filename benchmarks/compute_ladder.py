@@ -9,6 +9,7 @@ steps, given as a share of the run's (`"share:schedule.warmup_steps" = 0.05`).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from compute_corpora import corpus_folder
-from motley.ablation import Variant, chain, changed
-from motley.errors import InputError
+from motley.ablation import Variant, chain, changed, written
+from motley.errors import InputError, nearest
 from motley.model.config import ModelConfig
 from motley.recipe import (
     BatchConfig,
@@ -60,10 +61,23 @@ class Rung(Variant):
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Values tried around a rung, each key alone, at the rung's full horizon."""
+    """Values tried around a rung at its full horizon."""
 
+    name: str
     of: str
+    """The rung."""
     vary: Mapping[str, tuple[Any, ...]]
+    grid: bool = False
+    """Every value of a key with every value of the others, instead of one key at a time."""
+
+    def variations(self) -> Iterator[dict[str, Any]]:
+        if self.grid:
+            for values in itertools.product(*self.vary.values()):
+                yield dict(zip(self.vary, values, strict=True))
+            return
+        yield {}
+        for key, values in self.vary.items():
+            yield from ({key: value} for value in values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +103,7 @@ class Spec:
     """One run, before its recipe is made."""
 
     rung: str
-    """The rung's name; with what is varied or left out after a colon."""
+    """The rung's name; with what is varied or left out, if anything is."""
     size: str
     corpus: str
     seed: int
@@ -137,20 +151,19 @@ def rung_specs(
 
 
 def sweep_specs(
-    ladder: ComputeLadder, of: str, size: str, corpus: str, horizon: int | None
+    ladder: ComputeLadder, name: str, size: str, corpus: str, horizon: int | None
 ) -> Iterator[Spec]:
-    """A rung as it stands, and with each value of its sweep."""
-    tokens = horizon or ladder.size[size].horizon_tokens
-    base = changes_for(ladder, of, size, corpus)
-    variations: list[tuple[str, dict[str, Any]]] = [(f"{of}:as it is", {})]
-    for sweep in ladder.sweep:
-        if sweep.of == of:
-            for key, values in sweep.vary.items():
-                variations += [(f"{of}:{key}={value}", {key: value}) for value in values]
-    for name, extra in variations:
+    """The runs of a sweep; `InputError` for one that the ladder does not have."""
+    sweep = next((each for each in ladder.sweep if each.name == name), None)
+    if sweep is None:
+        known = [each.name for each in ladder.sweep]
+        raise InputError(f"no sweep '{name}'.", remedy=nearest(name, known))
+    base = changes_for(ladder, sweep.of, size, corpus)
+    for variation in sweep.variations():
         yield Spec(
-            rung=name, size=size, corpus=corpus, seed=SWEEP_SEED, share=1.0,
-            horizon_tokens=tokens, changes=base | extra,
+            rung=f"{sweep.of}: {written(variation) or 'as it is'}", size=size, corpus=corpus,
+            seed=SWEEP_SEED, share=1.0,
+            horizon_tokens=horizon or ladder.size[size].horizon_tokens, changes=base | variation,
         )  # fmt: skip
 
 
@@ -166,7 +179,7 @@ def without_specs(
     for seed in range(seeds):
         for part, changes in ladder.stack.without.items():
             yield Spec(
-                rung=f"{name}:without {part}", size=size, corpus=corpus, seed=seed,
+                rung=f"{name} without {part}", size=size, corpus=corpus, seed=seed,
                 share=min(rung.shares), horizon_tokens=tokens, changes=base | dict(changes),
             )  # fmt: skip
 

@@ -33,6 +33,7 @@ from motley.data import PreparedData
 from motley.errors import MotleyError
 from motley.events import EventLog, read_events
 from motley.model.counts import model_counts
+from motley.optim.flops import optimizer_flops, training_flops
 from motley.plan.search import search
 from motley.recipe import CheckpointConfig, DataConfig, Recipe, ValidationConfig, parse_recipe
 from motley.train.folder import RunFolder
@@ -106,23 +107,24 @@ def key_of(recipe: Recipe, source_digest: str, precision: str) -> str:
 
 
 def kept() -> dict[str, Record]:
-    """Every finished run by its key, of all texts, sizes and machines."""
+    """Every finished run by its key, of all texts, sizes and machines; FLOPs as counted today."""
     found: dict[str, Record] = {}
     for path in sorted(RESULTS.glob("runs-*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
-            if record["protocol"] == PROTOCOL and (key := _key_today(record)):
-                found.setdefault(key, record)
+            if record["protocol"] == PROTOCOL and (recipe := _recipe_today(record)):
+                key = key_of(recipe, record["corpus_digest"], record["precision"])
+                flops = flops_of(recipe, record["precision"])
+                found.setdefault(key, {**record, "flops": flops})
     return found
 
 
-def _key_today(record: Record) -> str | None:
+def _recipe_today(record: Record) -> Recipe | None:
     """None for a run whose recipe cannot be read any more."""
     try:
-        recipe = parse_recipe(record["recipe"])
+        return parse_recipe(record["recipe"])
     except MotleyError:
         return None
-    return key_of(recipe, record["corpus_digest"], record["precision"])
 
 
 def run(job: Prepared, host: Host) -> Record | None:
@@ -191,7 +193,7 @@ def _record(job: Prepared, host: Host, folder: RunFolder) -> Record:
         "bits_per_byte": check["bits_per_byte"],
         "loss": check["loss"],
         "held_out_bytes": job.data.index.held_out.num_bytes,
-        "flops": flops_of(recipe),
+        "flops": flops_of(recipe, host.precision),
         "parameters": parameters_of(recipe),
         "process_s": round(process_s, 1),
         "wall_s": round(wall_s, 1),
@@ -214,12 +216,12 @@ def _without_paths(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in table.items() if key != "corpus"}
 
 
-def flops_of(recipe: Recipe) -> dict[str, float]:
-    """Of the whole run, matrix products only: the model's, forward and backward, and what the
-    optimizer and all else adds. Counted, not measured."""
-    tokens = recipe.schedule.steps * recipe.tokens_per_step
-    model = model_counts(recipe.model, recipe.batch.sequence_length).flops_per_token * tokens
-    return {"model": model, "optimizer": 0.0, "total": model}
+def flops_of(recipe: Recipe, precision: Precision) -> dict[str, float]:
+    """Of the whole run, matrix products only: the model's, forward and backward, with all that the
+    training adds, and the optimizer's. Counted, not measured."""
+    total = training_flops(recipe, precision)
+    optimizer = recipe.schedule.steps * optimizer_flops(recipe, precision)
+    return {"model": total - optimizer, "optimizer": optimizer, "total": total}
 
 
 def parameters_of(recipe: Recipe) -> dict[str, int]:
