@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motley.optim.schedule import learning_rate
-from motley.recipe import ScheduleConfig
+from motley.optim.schedule import learning_rate, momentum
+from motley.recipe import OptimizerConfig, ScheduleConfig
 
 peaks = st.floats(min_value=1e-6, max_value=10)
 
@@ -21,7 +21,8 @@ def schedules(draw: st.DrawFn) -> ScheduleConfig:
     return ScheduleConfig(
         steps=steps,
         warmup_steps=draw(st.integers(min_value=0, max_value=steps - 1)),
-        decay=draw(st.sampled_from(["cosine", "linear", "constant"])),
+        decay=draw(st.sampled_from(["cosine", "linear", "constant", "wsd"])),
+        decay_share=draw(st.floats(min_value=0.01, max_value=1)),
         final_share=draw(st.floats(min_value=0, max_value=1)),
     )
 
@@ -69,6 +70,24 @@ def test_known_values() -> None:
     assert [learning_rate(2.0, linear, step) for step in (2, 7, 11, 12)] == pytest.approx(
         [2.0, 1.0, 0.2, 0.0]
     )
+
+
+def test_wsd_is_level_until_its_last_share() -> None:
+    schedule = ScheduleConfig(
+        steps=100, warmup_steps=10, decay="wsd", decay_share=0.4, final_share=0.0
+    )
+    assert [learning_rate(1.0, schedule, step) for step in (10, 60, 70, 80, 99)] == pytest.approx(
+        [1.0, 1.0, 0.75, 0.5, 0.025]
+    )
+
+
+@given(st.integers(0, 50), st.floats(min_value=0, max_value=0.99))
+def test_momentum_rises_to_its_value(steps: int, last: float) -> None:
+    config = OptimizerConfig(kind="muon", momentum=last, momentum_warmup_steps=steps)
+    values = [momentum(config, step) for step in range(steps + 3)]
+    assert values[steps:] == [last] * 3
+    assert all(before <= after for before, after in itertools.pairwise(values))
+    assert values[0] == (min(0.85, last) if steps else last)
 
 
 def test_a_training_that_ends_in_the_warm_up_has_rates_all_the_way() -> None:

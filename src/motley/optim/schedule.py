@@ -13,15 +13,19 @@ FIRST_MOMENTUM = 0.85
 def learning_rate(peak: float, schedule: ScheduleConfig, step: float) -> float:
     """The rate of the update number `step` (from 0): linear warm-up, then decay to a share.
 
-    Cosine decay follows Loshchilov and Hutter (arXiv 1608.03983) without restarts.
+    Cosine decay follows Loshchilov and Hutter (arXiv 1608.03983) without restarts; "wsd" stays at
+    the peak until its decay begins (Hu et al., arXiv 2404.06395).
     """
     if step < schedule.warmup_steps:
         return peak * (step + 1) / schedule.warmup_steps
     if schedule.decay == "constant":
         return peak
     span = max(1, schedule.steps - schedule.warmup_steps)
-    progress = min(1.0, (step - schedule.warmup_steps) / span)
-    shape = 1 - progress if schedule.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    if schedule.decay == "wsd":
+        span = min(span, max(1, round(schedule.decay_share * schedule.steps)))
+    begin = max(schedule.warmup_steps, schedule.steps - span)
+    progress = min(1.0, max(0.0, (step - begin) / span))
+    shape = (1 + math.cos(math.pi * progress)) / 2 if schedule.decay == "cosine" else 1 - progress
     return peak * (schedule.final_share + (1 - schedule.final_share) * shape)
 
 

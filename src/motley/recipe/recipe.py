@@ -39,6 +39,20 @@ class Recipe:
             raise ValueError(
                 f"batch.sequence_length: {length} tokens do not fit the model's context {context}"
             )
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        pieces, share = self.schedule.sequence_warmup, self.schedule.batch_warmup
+        length, samples = self.batch.sequence_length, self.batch.global_batch
+        if length % pieces or length == pieces > 1:
+            raise ValueError(
+                f"schedule.sequence_warmup: {length} tokens cannot be cut into {pieces} sequences"
+            )
+        if share * samples < 1 - 1e-9:
+            raise ValueError(
+                f"schedule.batch_warmup: {share} of {samples} samples is less than one; "
+                f"begin with at least {1 / samples:.4g}"
+            )
 
     @property
     def tokens_per_step(self) -> int:

@@ -1,0 +1,49 @@
+"""The blocks' matrices that Muon orthogonalises, from the model's shape alone, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from motley.model.config import ModelConfig
+from motley.model.products import layer_products
+from motley.optim.products import orthogonal_flops
+from motley.optim.roles import is_orthogonalised
+from motley.recipe import OptimizerConfig
+
+
+class Matrix(NamedTuple):
+    """A parameter [outputs, inputs] of a block, or a stack of them."""
+
+    name: str
+    layer: int
+    outputs: int
+    inputs: int
+    count: int = 1
+    """Matrices of a stack."""
+
+    @property
+    def size(self) -> int:
+        return self.outputs * self.inputs * self.count
+
+    def flops(self, config: OptimizerConfig, element_bytes: int) -> float:
+        """Of orthogonalising all of the stack once, with products in so many bytes."""
+        alone = orthogonal_flops(
+            self.outputs, self.inputs, config.orthogonal_iterations, element_bytes
+        )
+        return self.count * alone
+
+
+@lru_cache(maxsize=64)
+def orthogonal_matrices(model: ModelConfig) -> tuple[Matrix, ...]:
+    """All matrices of the model that are under Muon if the recipe asks for it, in layer order."""
+    return tuple(_matrices(model))
+
+
+def _matrices(model: ModelConfig) -> Iterator[Matrix]:
+    for layer in range(1, model.num_layers - 1):
+        for product in layer_products(model, layer):
+            name = f"blocks.{layer - 1}.{product.name}.weight"
+            if is_orthogonalised(name, (product.out_width, product.in_width)):
+                yield Matrix(name, layer, product.out_width, product.in_width, product.experts)
