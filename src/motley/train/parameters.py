@@ -1,7 +1,8 @@
-"""A stage's parameters: compute weights, fp32 masters, fp32 gradients, AdamW moments, by name.
+"""A stage's parameters: compute weights, fp32 masters, fp32 gradients, by name.
 
 Gradients of one parameter group lie in one flat buffer, which is what the reduction sums. On an
 fp32 chip masters and compute weights are the same tensors and autograd adds into the buffer itself.
+Memory tables are fp32 on every chip and have no buffer: their gradients are sparse.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from motley.model.config import ModelConfig
 from motley.model.counts import parameter_groups
 from motley.model.init import initialize
 from motley.model.layers import TOKEN_EMBEDDING, build_layer, parameter_name
+from motley.model.table_config import TABLES
+from motley.train.sparse import TableGradients
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,12 @@ class StageParameters:
     layer_names: dict[int, tuple[str, ...]]
     group_names: dict[int, tuple[str, ...]]
     """Parameter group to the names in its buffer."""
+    tables: TableGradients
 
     def collect(self, layer: int) -> None:
         """Adds the layer's gradients of one micro-batch to the fp32 sum, unless autograd did."""
+        if layer == 0:
+            self.tables.collect()
         for name in self.layer_names[layer]:
             parameter, total = self.compute[name], self.gradients[name]
             if parameter.grad is None or parameter.grad is total:
@@ -46,6 +52,7 @@ class StageParameters:
     def clear_gradients(self) -> None:
         for buffer in self.buffers.values():
             buffer.zero_()
+        self.tables.clear()
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -60,7 +67,8 @@ class StageParameters:
 
     @property
     def num_parameters(self) -> int:
-        return sum(master.numel() for master in self.masters.values())
+        """Outside of memory tables."""
+        return sum(gradient.numel() for gradient in self.gradients.values())
 
 
 def build_parameters(
@@ -77,17 +85,23 @@ def build_parameters(
         names = []
         for local_name, parameter in list(module.named_parameters()):
             name = parameter_name(config, layer, local_name)
+            is_table = name.startswith(TABLES)
             if name not in compute:
                 masters[name] = nn.Parameter(parameter.detach().to(runtime.device, torch.float32))
-                compute[name] = _compute_copy(masters[name], runtime.dtype)
+                dtype = torch.float32 if is_table else runtime.dtype
+                compute[name] = _compute_copy(masters[name], dtype)
             _replace(module, local_name, compute[name])
-            names.append(name)
+            if not is_table:
+                names.append(name)
         modules[layer] = module.to(runtime.device)
         layer_names[layer] = tuple(names)
     group_names = _group_names(config, layers, layer_names)
     gradients, buffers = _gradient_buffers(masters, group_names)
     _attach(masters, compute, gradients)
-    return StageParameters(modules, compute, masters, gradients, buffers, layer_names, group_names)
+    tables = TableGradients({name: masters[name] for name in masters if name not in gradients})
+    return StageParameters(
+        modules, compute, masters, gradients, buffers, layer_names, group_names, tables
+    )
 
 
 def _compute_copy(master: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
@@ -137,8 +151,9 @@ def _attach(
     gradients: dict[str, Tensor],
 ) -> None:
     """Masters see their gradients; operations that add in fp32 find the sum to add to."""
-    for name, master in masters.items():
-        master.grad = gradients[name]
+    for name, gradient in gradients.items():
+        master = masters[name]
+        master.grad = gradient
         if compute[name] is not master:
             compute[name].grad = None
-            compute[name].gradient_sum = gradients[name]  # type: ignore[attr-defined]
+            compute[name].gradient_sum = gradient  # type: ignore[attr-defined]
