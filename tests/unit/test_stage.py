@@ -5,6 +5,7 @@ Splits are chained by hand in one process; the reference is the plain autograd t
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -73,10 +74,9 @@ class Pipeline:
         self.parameters = []
         for first, last in itertools.pairwise(cuts):
             parameters = build_parameters(config, range(first, last), self.runtime, SEED)
-            costs = {
-                layer: layer_cost(config, layer, CONTEXT, precision, recompute)
-                for layer in range(first, last)
-            }
+            costs = functools.partial(
+                layer_cost, config, precision=precision, recompute=recompute
+            )
             hold_parameters(self.runtime, parameters, config, CONTEXT)
             self.parameters.append(parameters)
             self.stages.append(

@@ -154,6 +154,10 @@ class PartyCourse(Course):
         place = self._progress.schedule_step(self._terms)
         return learning_rate(self._peak_rate, self._recipe_schedule, place)
 
+    def averages(self, step: int) -> bool:
+        """The parties' mean is another one."""
+        return False
+
     def after_step(self, step: int, result: StepResult) -> None:
         began = time.monotonic()
         self._sums.steps += 1

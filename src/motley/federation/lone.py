@@ -19,7 +19,6 @@ from motley.plan.build import build_plan
 from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.recipe import Recipe
 from motley.train.assemble import build_engine
-from motley.train.checkpoint import held_state
 from motley.train.engine import Engine
 
 
@@ -59,5 +58,5 @@ def lone_engine(recipe: Recipe, flops_per_s: float = 1e15) -> Engine:
 
 def optimizer_state(engine: Engine) -> dict[str, Tensor]:
     """The engine's moments, live, by name."""
-    state = held_state(engine.parameters, engine.optimizer)
+    state = engine.live.held()
     return {name: value for name, value in state.items() if not name.startswith("parameter/")}

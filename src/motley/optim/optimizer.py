@@ -8,9 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from motley.model.table_config import TABLES
 from motley.optim.adamw import AdamW
 from motley.optim.muon import Muon
 from motley.optim.roles import is_orthogonalised
+from motley.optim.rows import RowAdagrad
 from motley.recipe import OptimizerConfig
 
 
@@ -48,6 +50,7 @@ def build_optimizer(
     config: OptimizerConfig,
     dtype: torch.dtype = torch.float32,
     *,
+    table_rate: float = 0.0,
     owned: frozenset[str] = frozenset(),
     foreign: frozenset[str] = frozenset(),
     exchange: Callable[[], None] = lambda: None,
@@ -56,17 +59,23 @@ def build_optimizer(
     """The recipe's optimizer over `masters`, by global name.
 
     Of matrices that several ranks hold, `owned` are those whose directions this rank computes and
-    `foreign` those that it gets through `exchange`; see `Muon`. `dtype` is that of the products.
+    `foreign` those that it gets through `exchange`; see `Muon`. `dtype` is that of the products,
+    `table_rate` the peak learning rate of memory tables.
     """
     matrices = {
         name: master
         for name, master in masters.items()
-        if config.orthogonalises and is_orthogonalised(name, master.shape)
+        if config.orthogonalises
+        and is_orthogonalised(name, master.shape)
+        and not name.startswith(TABLES)
     }
-    others = {name: master for name, master in masters.items() if name not in matrices}
+    tables = {name: master for name, master in masters.items() if name.startswith(TABLES)}
+    others = {name: each for name, each in masters.items() if name not in {*matrices, *tables}}
     rules: list[Rule] = []
     if matrices:
         rules.append(Muon(matrices, config, dtype, foreign=foreign, exchange=exchange, spend=spend))
     if others:
         rules.append(AdamW(others, config))
+    if tables:
+        rules.append(RowAdagrad(tables, table_rate))
     return Optimizer(rules, owned)

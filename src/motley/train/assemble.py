@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
@@ -17,7 +18,8 @@ from motley.chips.vendors import HOST_COLLECTIVE, common_collective
 from motley.cluster import Cluster
 from motley.model.attention import rotary_tables
 from motley.model.config import ModelConfig
-from motley.optim.optimizer import build_optimizer
+from motley.model.table_counts import table_state_bytes
+from motley.optim.average import TailAverage
 from motley.plan.cost import layer_cost
 from motley.plan.plan import Placement, Plan
 from motley.plan.state_memory import STATE_BYTES_PER_PARAMETER
@@ -29,8 +31,10 @@ from motley.train.engine import Edges, Engine
 from motley.train.parameters import StageParameters, build_parameters
 from motley.train.reduce import GradientReducer
 from motley.train.scaling import loss_scale_for
+from motley.train.sparse import Peers
 from motley.train.stage import StageRunner
 from motley.train.timing import StepTimer
+from motley.train.update import build_update
 from motley.units import Precision
 
 PEER_TIMEOUT = timedelta(minutes=10)
@@ -47,6 +51,15 @@ class Groups:
     bucket_is_direct: tuple[bool, ...]
     edges: dict[tuple[int, int], tuple[dist.ProcessGroup, bool]]
     """(sender, receiver) to the group and whether device tensors go through it."""
+    embeddings: tuple[dist.ProcessGroup, bool] | None
+    """The same of all ranks that hold the embedding, if there are several."""
+
+    def by_ranks(
+        self, buckets: tuple[Bucket, ...]
+    ) -> dict[tuple[int, ...], tuple[dist.ProcessGroup, bool]]:
+        """The groups that reduce gradients, and whether device tensors go through them."""
+        groups = zip(buckets, self.buckets, self.bucket_is_direct, strict=True)
+        return {bucket.ranks: (group, direct) for bucket, group, direct in groups if group}
 
 
 def shared_library(chips: list[Chip]) -> str | None:
@@ -78,6 +91,8 @@ def make_groups(plan: Plan, cluster: Cluster, buckets: tuple[Bucket, ...]) -> Gr
     bucket_groups = [
         group_of(bucket.ranks) if len(bucket.ranks) > 1 else (None, False) for bucket in buckets
     ]
+    first_ranks = _embedding_ranks(plan)
+    embeddings = group_of(first_ranks) if len(first_ranks) > 1 else None
     edges = {}
     for place in placements:
         if not place.is_last:
@@ -91,7 +106,12 @@ def make_groups(plan: Plan, cluster: Cluster, buckets: tuple[Bucket, ...]) -> Gr
         buckets=tuple(group for group, _ in bucket_groups),
         bucket_is_direct=tuple(direct for _, direct in bucket_groups),
         edges=edges,
+        embeddings=embeddings,
     )
+
+
+def _embedding_ranks(plan: Plan) -> tuple[int, ...]:
+    return tuple(place.rank for place in plan.placements() if place.is_first)
 
 
 def _new_group(ranks: list[int], backend: str) -> dist.ProcessGroup:
@@ -109,11 +129,10 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
     groups = make_groups(plan, cluster, buckets)
     runtime = open_chip(cluster.chip(stage.chip))
     parameters = build_parameters(config, stage.layers, runtime, recipe.seed)
+    if groups.embeddings is not None and placement.is_first:
+        parameters.tables.join(Peers(_embedding_ranks(plan), rank, *groups.embeddings))
     hold_parameters(runtime, parameters, config, recipe.batch.sequence_length)
-    costs = {
-        layer: layer_cost(config, layer, recipe.batch.sequence_length, stage.precision, recompute)
-        for layer in stage.layers
-    }
+    costs = functools.partial(layer_cost, config, precision=stage.precision, recompute=recompute)
     engine = Engine(
         recipe=recipe,
         placement=placement,
@@ -123,7 +142,10 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
         edges=_make_edges(placement, cluster, runtime, groups),
         buckets=buckets,
         reducer=_make_reducer(runtime, parameters, buckets, groups, rank),
-        optimizer=build_optimizer(parameters.masters, recipe.optimizer, runtime.dtype),
+        optimizer=build_update(
+            recipe, cluster, plan, rank, runtime, parameters, groups.by_ranks(buckets)
+        ),
+        average=TailAverage({name: parameters.masters[name] for name in parameters.gradients}),
         control=groups.control,
         clock=ReductionClock(plan, cluster, buckets),
         scale=loss_scale_for({place.stage.precision for place in plan.placements()}),
@@ -147,6 +169,8 @@ def hold_parameters(
     )
     runtime.exclude([*parameters.compute.values(), *tables])
     runtime.hold(parameters.num_parameters * STATE_BYTES_PER_PARAMETER[runtime.chip.precision])
+    if 0 in parameters.modules:
+        runtime.hold(table_state_bytes(config))
 
 
 def _answers_for(buckets: tuple[Bucket, ...], rank: int) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from motley.errors import CheckpointError, StorageError
+from motley.optim.average import TailAverage
 from motley.optim.optimizer import Optimizer
 from motley.train.parameters import StageParameters
 
@@ -42,29 +43,39 @@ class Progress:
     recipe_digest: str
     tokenizer_digest: str
     loss_scale: float = 1.0
+    num_averaged: int = 0
+    """Updates whose weights are in the mean that is kept beside them."""
 
 
-def held_state(parameters: StageParameters, optimizer: Optimizer) -> dict[str, Tensor]:
-    """All masters and optimizer state of a rank, as one flat dictionary of live tensors."""
-    return _named_state(parameters, optimizer, list(parameters.masters), list(parameters.masters))
+@dataclass(frozen=True)
+class LiveState:
+    """All that a rank trains, as live tensors in flat dictionaries that name no layout."""
+
+    parameters: StageParameters
+    optimizer: Optimizer
+    average: TailAverage
+
+    def held(self) -> dict[str, Tensor]:
+        """Everything that the rank has."""
+        names = list(self.parameters.masters)
+        return self._weights(names) | self._moments(names)
+
+    def own(self, answered: list[str]) -> dict[str, Tensor]:
+        """What the rank saves: the parameters that it answers for, and the optimizer's state that
+        it has of them or that it alone has."""
+        sole = [name for name in self.optimizer.sole if name not in set(answered)]
+        return self._weights(answered) | self._moments([*answered, *sorted(sole)])
+
+    def _weights(self, names: list[str]) -> dict[str, Tensor]:
+        named = {f"parameter/{name}": self.parameters.masters[name].detach() for name in names}
+        return named | _labelled(self.average.state, names)
+
+    def _moments(self, names: list[str]) -> dict[str, Tensor]:
+        return _labelled(self.optimizer.state, names)
 
 
-def own_state(
-    parameters: StageParameters, optimizer: Optimizer, answered: list[str]
-) -> dict[str, Tensor]:
-    """What a rank saves: the parameters that it answers for, and the state that it has of them or
-    that it alone has."""
-    states = [name for name in parameters.masters if name in {*answered, *optimizer.sole}]
-    return _named_state(parameters, optimizer, answered, states)
-
-
-def _named_state(
-    parameters: StageParameters, optimizer: Optimizer, masters: list[str], states: list[str]
-) -> dict[str, Tensor]:
-    named = {f"parameter/{name}": parameters.masters[name].detach() for name in masters}
-    for name in states:
-        named |= {f"{kind}/{name}": tensor for kind, tensor in optimizer.state(name).items()}
-    return named
+def _labelled(state: Callable[[str], dict[str, Tensor]], names: list[str]) -> dict[str, Tensor]:
+    return {f"{kind}/{name}": each for name in names for kind, each in state(name).items()}
 
 
 class CheckpointWriter:

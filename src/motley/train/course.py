@@ -29,5 +29,9 @@ class Course:
         """Of the update that follows `step` updates."""
         return learning_rate(self._recipe.optimizer.learning_rate, self._recipe.schedule, step)
 
+    def averages(self, step: int) -> bool:
+        """Whether the weights after `step` updates belong to the mean over the last ones."""
+        return step > self._recipe.schedule.tail_begin
+
     def after_step(self, step: int, result: StepResult) -> None:
         """`step` updates are done, the last with `result`; its `stop` ends the training."""

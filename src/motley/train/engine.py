@@ -7,8 +7,10 @@ the true number of targets and clipped over the whole model.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +21,7 @@ from motley.chips.runtime import Runtime
 from motley.data.batches import SampleSource
 from motley.errors import DivergedError
 from motley.model.counts import parameter_groups
+from motley.optim.average import TailAverage
 from motley.optim.optimizer import Optimizer
 from motley.plan.plan import Placement
 from motley.plan.schedule import one_forward_one_backward
@@ -26,11 +29,13 @@ from motley.plan.stack import MOTLEY
 from motley.plan.sync import Bucket, lowest_layer
 from motley.recipe import Recipe
 from motley.train.channel import ReductionClock
+from motley.train.checkpoint import LiveState
 from motley.train.edges import Receiver, Sender
 from motley.train.exchange import RankReport, exchange
 from motley.train.parameters import StageParameters
 from motley.train.reduce import GradientReducer
 from motley.train.scaling import LossScale
+from motley.train.share import Share, share_of
 from motley.train.stage import StageRunner
 from motley.train.timing import SpanKind, StepTimer
 
@@ -73,6 +78,7 @@ class Engine:
     buckets: tuple[Bucket, ...]
     reducer: GradientReducer
     optimizer: Optimizer
+    average: TailAverage
     control: dist.ProcessGroup | None
     clock: ReductionClock
     scale: LossScale
@@ -84,6 +90,26 @@ class Engine:
     """Bucket to the layer of this rank that completes it in the last backward."""
     _communication_s: float = 0.0
     """Of the step before: this step's ends only after the exchange that reports it."""
+
+    @property
+    def live(self) -> LiveState:
+        """All that this rank trains."""
+        return LiveState(self.parameters, self.optimizer, self.average)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the weights are the mean of the last ones."""
+        with self.average.in_place():
+            self.parameters.refresh()
+            yield
+        self.parameters.refresh()
+
+    @property
+    def answered_names(self) -> list[str]:
+        """Parameters that this rank alone saves and hands out."""
+        names = self.parameters.group_names
+        dense = [name for group in self.answers_for for name in names[group]]
+        return [*dense, *self.parameters.tables.answered]
 
     def align(self) -> None:
         """All ranks meet; the chips' clocks are set to the latest."""
@@ -102,12 +128,14 @@ class Engine:
 
         `DivergedError` if the loss is not finite.
         """
-        loss_sum, num_targets = self._pipeline(step, source)
+        share = share_of(self.recipe, self.placement, step)
+        loss_sum, num_targets = self._pipeline(share, source)
         with self.timer.span("sync"):
             self.reducer.finish()
+            self.parameters.tables.reduce()
             squared_norm = self._squared_norm()
             self.runtime.synchronize()
-            report = self._report(loss_sum, num_targets, squared_norm, stop)
+            report = self._report(share, loss_sum, num_targets, squared_norm, stop)
             reports, ready = exchange(report, self.reducer.ready, len(self.buckets), self.control)
             self.runtime.wait_until(self.clock.barrier(reports, ready))
         self.runtime.synchronize()
@@ -133,14 +161,13 @@ class Engine:
             spans=spans,
         )
 
-    def _pipeline(self, step: int, source: SampleSource) -> tuple[float, float]:
+    def _pipeline(self, share: Share, source: SampleSource) -> tuple[float, float]:
         replica, place = self.placement.replica, self.placement
-        num_micro_batches = replica.num_micro_batches
-        shapes = [self._shape(index) for index in range(num_micro_batches)]
+        num_micro_batches = share.num_micro_batches
         if self.edges.inputs:
-            self.edges.inputs.expect(shapes)
+            self.edges.inputs.expect(share.shapes(self.recipe.model.width))
         if self.edges.output_gradients:
-            self.edges.output_gradients.expect(shapes)
+            self.edges.output_gradients.expect(share.shapes(self.recipe.model.width))
         self.reducer.start_step()
         self._pending = self._completing_layers()
         losses: list[Tensor] = []
@@ -149,7 +176,7 @@ class Engine:
         num_targets = 0.0
         for action in schedule:
             if action.kind == "forward":
-                tokens, targets[action.micro_batch] = self._load(step, action.micro_batch, source)
+                tokens, targets[action.micro_batch] = self._load(share, action.micro_batch, source)
                 output = self._forward(action.micro_batch, tokens, targets[action.micro_batch])
                 if place.is_last:
                     losses.append(output)
@@ -157,38 +184,29 @@ class Engine:
             else:
                 last = action.micro_batch == num_micro_batches - 1
                 self._backward(action.micro_batch, targets.pop(action.micro_batch), last=last)
+        if not num_micro_batches:
+            for layer in reversed(place.stage.layers):
+                self._layer_done(layer)
         for sender in (self.edges.outputs, self.edges.input_gradients):
             if sender:
                 sender.finish()
         loss_sum = float(torch.stack(losses).double().sum()) if losses else 0.0
         return loss_sum, num_targets
 
-    def _shape(self, micro_batch: int) -> tuple[int, int, int]:
-        samples = self.placement.replica.micro_batch_samples(micro_batch)
-        return samples, self.recipe.batch.sequence_length, self.recipe.model.width
-
     def _load(
-        self, step: int, micro_batch: int, source: SampleSource
+        self, share: Share, micro_batch: int, source: SampleSource
     ) -> tuple[Tensor | None, Tensor | None]:
-        place = self.placement
+        """Tokens, if the stage is the first, and targets, if it is the last."""
+        place, device = self.placement, self.runtime.device
         if not place.is_first and not place.is_last:
             return None, None
-        first = (
-            step * self.recipe.batch.global_batch
-            + place.first_sample
-            + micro_batch * place.replica.micro_batch_size
+        tokens, targets = (
+            torch.from_numpy(array).view(-1, share.sequence_length)
+            for array in source.batch(share.positions(micro_batch))
         )
-        samples = place.replica.micro_batch_samples(micro_batch)
-        return self._to_chip(source, range(first, first + samples))
-
-    def _to_chip(
-        self, source: SampleSource, positions: range
-    ) -> tuple[Tensor | None, Tensor | None]:
-        place, device = self.placement, self.runtime.device
-        tokens, targets = source.batch(positions)
         return (
-            torch.from_numpy(tokens).to(device) if place.is_first else None,
-            torch.from_numpy(targets).to(device) if place.is_last else None,
+            tokens.to(device) if place.is_first else None,
+            targets.to(device) if place.is_last else None,
         )
 
     def _receive(self, receiver: Receiver | None, micro_batch: int | None) -> Tensor:
@@ -235,14 +253,17 @@ class Engine:
             self.reducer.begin(bucket)
 
     def _squared_norm(self) -> float:
-        """Of the reduced gradients that this rank answers for, scaled as they are."""
+        """Of the reduced gradients that this rank answers for, scaled as they are. Those of memory
+        tables do not count, as their updates do not depend on their length, unless not finite."""
+        if not self.parameters.tables.is_finite():
+            return math.inf
         return sum(
             float(torch.linalg.vector_norm(self.parameters.buffers[group])) ** 2
             for group in self.answers_for
         )
 
     def _report(
-        self, loss_sum: float, num_targets: float, squared_norm: float, stop: bool
+        self, share: Share, loss_sum: float, num_targets: float, squared_norm: float, stop: bool
     ) -> RankReport:
         totals = self.timer.totals()
         return RankReport(
@@ -256,7 +277,7 @@ class Engine:
             communication_s=self._communication_s,
             optimizer_s=totals["optimizer"],
             memory_bytes=self.runtime.peak_memory_bytes(),
-            samples=float(self.placement.replica.num_samples),
+            samples=float(len(share.samples)),
         )
 
     def _update(self, reports: list[RankReport], rate: float, step: int) -> float:
@@ -269,6 +290,7 @@ class Engine:
             clip = min(1.0, self.recipe.optimizer.gradient_clip / max(norm, 1e-12))
             for buffer in self.parameters.buffers.values():
                 buffer.mul_(per_target * clip)
+            self.parameters.tables.scale(per_target)
             self.optimizer.step(rate / self.recipe.optimizer.learning_rate, step)
             self.parameters.refresh()
         self.parameters.clear_gradients()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from motley.data.batches import SampleSource
 from motley.errors import StorageError
-from motley.train.checkpoint import CheckpointWriter, Progress, own_state
+from motley.train.checkpoint import CheckpointWriter, Progress
 from motley.train.course import Course
 from motley.train.engine import Engine, StepResult
 from motley.train.folder import RunFolder
@@ -50,6 +51,8 @@ class Training:
             step, stopped = step + 1, result.stop
             self._record(step, result)
             self.course.after_step(step, result)
+            if self.course.averages(step):
+                self.engine.live.average.add()
             is_end = stopped or self.course.is_over(step)
             if step % recipe.validation.every_steps == 0 or is_end:
                 self._validate(step)
@@ -72,10 +75,16 @@ class Training:
             self.journal.step(self.engine, step, result, spans)
 
     def _validate(self, step: int) -> None:
+        """At the end of the course with the mean of the last weights, if there is one."""
         began = time.monotonic()
-        loss, bits = validate(
-            self.engine, self.held_out, self.token_bytes, self.engine.recipe.validation.max_samples
-        )
+        is_averaged = self.course.is_over(step) and self.engine.live.average.count > 0
+        with self.engine.averaged() if is_averaged else contextlib.nullcontext():
+            loss, bits = validate(
+                self.engine,
+                self.held_out,
+                self.token_bytes,
+                self.engine.recipe.validation.max_samples,
+            )
         if self.journal:
             self.journal.validation(step, loss, bits, time.monotonic() - began)
 
@@ -83,17 +92,15 @@ class Training:
         if self.writer.is_running or step == self._saved_step:
             return
         engine = self.engine
-        names = [
-            name for group in engine.answers_for for name in engine.parameters.group_names[group]
-        ]
         self._save_began = time.monotonic()
         self.writer.begin(
-            own_state(engine.parameters, engine.optimizer, names),
+            engine.live.own(engine.answered_names),
             Progress(
                 step=step,
                 recipe_digest=engine.recipe.digest,
                 tokenizer_digest=self.tokenizer_digest,
                 loss_scale=engine.scale.value,
+                num_averaged=engine.live.average.count,
             ),
         )
         self._saved_step = step

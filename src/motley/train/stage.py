@@ -37,7 +37,7 @@ class StageRunner:
         config: ModelConfig,
         runtime: Runtime,
         parameters: StageParameters,
-        costs: dict[int, LayerCost],
+        costs: Callable[[int, int], LayerCost],
         *,
         recompute: bool,
     ) -> None:
@@ -45,6 +45,7 @@ class StageRunner:
         self._runtime = runtime
         self._parameters = parameters
         self._costs = costs
+        """Of a layer, by the length of sequences."""
         self._recompute = recompute
         self._layers = sorted(parameters.modules)
         self._segments: dict[int, list[_Segment]] = {}
@@ -64,7 +65,8 @@ class StageRunner:
             current = segment.output
             if self._recompute:
                 segment.output = None
-            self._runtime.spend(self._costs[layer].forward_flops * stage_input.shape[0])
+            samples, length = stage_input.shape[:2]
+            self._runtime.spend(self._costs(layer, length).forward_flops * samples)
         self._segments[micro_batch] = segments
         self._output_bytes[micro_batch] = _num_bytes(current)
         self._runtime.hold(self._output_bytes[micro_batch])
@@ -99,7 +101,7 @@ class StageRunner:
         are added up. Returns the gradient of the stage's input; None if that is the tokens.
         """
         segments = self._segments.pop(micro_batch)
-        samples = segments[0].layer_input.shape[0]
+        samples, length = segments[0].layer_input.shape[:2]
         self._runtime.release(self._output_bytes.pop(micro_batch))
         current: Tensor | None = gradient
         for layer in reversed(self._layers):
@@ -112,7 +114,7 @@ class StageRunner:
             self._parameters.collect(layer)
             current = segment.layer_input.grad
             self._runtime.release(segment.saved.num_bytes)
-            self._runtime.spend(self._costs[layer].backward_flops * samples)
+            self._runtime.spend(self._costs(layer, length).backward_flops * samples)
             on_layer_done(layer)
         return current
 
@@ -128,7 +130,8 @@ class StageRunner:
         current = stage_input
         for layer in self._layers:
             current = self._call(layer, current, targets)
-            self._runtime.spend(self._costs[layer].forward_flops * stage_input.shape[0])
+            samples, length = stage_input.shape[:2]
+            self._runtime.spend(self._costs(layer, length).forward_flops * samples)
         return current
 
 

@@ -9,13 +9,17 @@ import torch
 from motley.data import PreparedData, Tokenizer
 from motley.errors import CheckpointError, TokenizerError
 from motley.model.generate import generate
+from motley.model.table_config import TABLES
 from motley.model.transformer import Transformer, build_transformer
 from motley.train.checkpoint import load_state, newest_whole
 from motley.train.folder import RunFolder
 
 
 def load_model(folder: RunFolder, report: Callable[[str], None]) -> tuple[Transformer, Tokenizer]:
-    """The model of the newest whole checkpoint, fp32 on the CPU, and the run's tokenizer."""
+    """The model of the newest whole checkpoint, fp32 on the CPU, and the run's tokenizer.
+
+    After the last step of a recipe that averages it is the mean of the last weights.
+    """
     newest = newest_whole(folder.checkpoints, report)
     if newest is None:
         raise CheckpointError(
@@ -31,11 +35,13 @@ def load_model(folder: RunFolder, report: Callable[[str], None]) -> tuple[Transf
         )
     recipe = folder.recipe()
     model = build_transformer(recipe.model, seed=recipe.seed)
-    load_state(
-        path,
-        {f"parameter/{name}": tensor for name, tensor in model.state().items()},
-        distributed=False,
-    )
+    is_averaged = progress.num_averaged > 0 and progress.step >= recipe.schedule.steps
+    kinds = {
+        name: "average" if is_averaged and not name.startswith(TABLES) else "parameter"
+        for name in model.state()
+    }
+    state = {f"{kinds[name]}/{name}": tensor for name, tensor in model.state().items()}
+    load_state(path, state, distributed=False)
     return model, data.tokenizer
 
 

@@ -25,10 +25,9 @@ class WholeModel:
         self._engine = engine
         self._rank = engine.placement.rank
         masters = engine.parameters.masters
-        names = engine.parameters.group_names
-        answered = [name for group in engine.answers_for for name in names[group]]
         mine = [
-            [(name, masters[name].shape) for name in held] for held in (answered, sorted(masters))
+            [(name, masters[name].shape) for name in held]
+            for held in (engine.answered_names, sorted(masters))
         ]
         layouts: list[list[NamedShapes]] = [[] for _ in range(dist.get_world_size(engine.control))]
         dist.all_gather_object(layouts, mine, group=engine.control)

@@ -24,7 +24,6 @@ from motley.train.assemble import PEER_TIMEOUT, Groups, build_engine
 from motley.train.checkpoint import (
     CheckpointWriter,
     Progress,
-    held_state,
     load_state,
     newest_whole,
 )
@@ -141,7 +140,9 @@ def _restore(
             f"{path.name} was saved under another recipe ({progress.recipe_digest}); this run "
             f"goes on with its own ({engine.recipe.digest})."
         )
-    load_state(path, held_state(engine.parameters, engine.optimizer))
+    if progress.num_averaged:
+        engine.live.average.begin(progress.num_averaged)
+    load_state(path, engine.live.held())
     engine.parameters.refresh()
     if engine.scale.is_dynamic:
         engine.scale.value = progress.loss_scale
