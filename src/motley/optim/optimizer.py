@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from motley.model.table_config import TABLES
 from motley.optim.adamw import AdamW
+from motley.optim.eight_bit import FEWEST_ELEMENTS, EightBitAdamW
 from motley.optim.muon import Muon
 from motley.optim.roles import is_orthogonalised
 from motley.optim.rows import RowAdagrad
@@ -74,8 +75,20 @@ def build_optimizer(
     rules: list[Rule] = []
     if matrices:
         rules.append(Muon(matrices, config, dtype, foreign=foreign, exchange=exchange, spend=spend))
-    if others:
-        rules.append(AdamW(others, config))
+    rules += _adamw(others, config)
     if tables:
         rules.append(RowAdagrad(tables, table_rate))
     return Optimizer(rules, owned)
+
+
+def _adamw(masters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> list[Rule]:
+    """AdamW with moments of the recipe's bits; of small parameters they have 32."""
+    fewest = FEWEST_ELEMENTS if config.state_bits == 8 else float("inf")
+    large = {name: each for name, each in masters.items() if each.numel() >= fewest}
+    small = {name: each for name, each in masters.items() if name not in large}
+    rules: list[Rule] = []
+    if large:
+        rules.append(EightBitAdamW(large, config))
+    if small:
+        rules.append(AdamW(small, config))
+    return rules
