@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from common import origin, say
@@ -30,8 +31,11 @@ from compute_ladder import (
     sweep_specs,
     without_specs,
 )
-from compute_runs import Host, Prepared, Record, kept, ready, run
+from compute_runs import RESULTS, Host, Prepared, Record, kept, ready, run
 from motley.chips.host import num_threads
+
+PAGE = Path(__file__).with_name("compute.md")
+MARKS = ("<!-- results -->", "<!-- end of results -->")
 
 
 def wanted(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Spec]:
@@ -125,6 +129,45 @@ def _with_baseline(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Sp
     return [*specs, *(spec for spec in wanted(ladder, baseline) if spec not in specs)]
 
 
+def _everything(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Spec]:
+    """All parts of the sizes and texts that have finished runs."""
+    places = {tuple(path.stem.split("-")[1:]) for path in RESULTS.glob("runs-*.jsonl")}
+    parts = [rung.name for rung in ladder.variant]
+    parts += ["without", *(f"sweep:{sweep.name}" for sweep in ladder.sweep)]
+    specs: list[Spec] = []
+    for corpus, size in sorted(places):
+        part = {"size": [size], "corpus": [corpus], "only": parts}
+        specs += wanted(ladder, argparse.Namespace(**{**vars(chosen), **part}))
+    return specs
+
+
+def tables(found: dict[str, dict[str, Any]], sweep: Sequence[dict[str, Any]]) -> str:
+    """All results as Markdown."""
+    parts = []
+    for name, part in found.items():
+        target = part["target_bits_per_byte"]
+        if target is not None:
+            parts.append(f"### {name}: target {target:.4f} bits per byte")
+            parts.append(as_text(part["rows"]))
+    if sweep:
+        parts.append("### Sweeps, one seed\n")
+        parts[-1] += "\n| size, text | run | Mtokens | bits/byte |\n| --- | --- | --- | --- |"
+        for line in sweep:
+            place, tokens = f"{line['size']} {line['corpus']}", line["tokens"] / 1e6
+            cells = [place, line["rung"], f"{tokens:.2f}", f"{line['bits_per_byte']:.4f}"]
+            parts[-1] += f"\n| {' | '.join(cells)} |"
+    return "\n\n".join(parts) if parts else "Nothing has been run yet."
+
+
+def write_tables(found: dict[str, dict[str, Any]], sweep: Sequence[dict[str, Any]]) -> None:
+    """Puts the tables between the marks of compute.md."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    inner = f"{MARKS[0]}\n\n{tables(found, sweep)}\n\n{MARKS[1]}"
+    PAGE.write_text(before + inner + after, encoding="utf-8")
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", nargs="+", default=["S", "M"], help="of the ladder's file")
@@ -136,6 +179,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=num_threads())
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--write", action="store_true", help="put all that is known into compute.md"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
 
@@ -146,26 +192,18 @@ def main() -> None:
     specs = wanted(ladder, chosen)
     jobs = [ready(spec, dict(ladder.size), host.precision) for spec in specs]
     train_missing(jobs, host, chosen.budget_minutes)
-    shown = [ready(s, dict(ladder.size), host.precision) for s in _with_baseline(ladder, chosen)]
-    found = {
-        f"{size} {corpus}": results(ladder, shown, size, corpus)
-        for size in chosen.size
-        for corpus in chosen.corpus
-    }
+    specs = _everything(ladder, chosen) if chosen.write else _with_baseline(ladder, chosen)
+    shown = [ready(spec, dict(ladder.size), host.precision) for spec in specs]
+    places = dict.fromkeys((spec.size, spec.corpus) for spec in specs)
+    found = {f"{size} {text}": results(ladder, shown, size, text) for size, text in places}
     sweep = _sweep_lines(shown)
+    if chosen.write:
+        write_tables(found, sweep)
     if chosen.json:
-        print(
-            json.dumps(
-                {"benchmark": "compute", "sizes": found, "sweeps": sweep, "origin": origin()}
-            )
-        )
-        return
-    for line in sweep:
-        print(f"{line['bits_per_byte']:.4f}  {line['size']} {line['corpus']}  {line['rung']}")
-    for name, part in found.items():
-        target = part["target_bits_per_byte"]
-        print(f"\n{name}: target {'not run' if target is None else f'{target:.4f} bits per byte'}")
-        print(as_text(part["rows"]))
+        whole = {"benchmark": "compute", "sizes": found, "sweeps": sweep, "origin": origin()}
+        print(json.dumps(whole))
+    else:
+        print(tables(found, sweep))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compute_corpora import corpus_folder
 from motley.ablation import Variant, chain, changed, written
@@ -39,6 +39,9 @@ CHECKPOINTS = 10
 """In the course of a run, so that one that was killed goes on from near there."""
 _SHARE = "share:"
 
+Loop = Literal["motley", "plain"]
+"""What trains: the product's engine, or the loop of `compute_plain.py`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
@@ -53,6 +56,9 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Rung(Variant):
+    loop: Loop = "motley"
+    seeds: int | None = None
+    """At most so many; unset means as many as are asked for."""
     shares: tuple[float, ...] = (1.0,)
     """Horizons to anneal at, as shares of the size's."""
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -111,6 +117,7 @@ class Spec:
     horizon_tokens: int
     """Of the whole horizon, of which `share` is run."""
     changes: Mapping[str, Any]
+    loop: Loop = "motley"
 
     @property
     def label(self) -> str:
@@ -142,11 +149,13 @@ def rung_specs(
     tokens = horizon or ladder.size[size].horizon_tokens
     for seed in range(seeds):
         for rung in ladder.variant:
+            if rung.seeds is not None and seed >= rung.seeds:
+                continue
             changes = changes_for(ladder, rung.name, size, corpus)
             for share in rung.shares:
                 yield Spec(
                     rung=rung.name, size=size, corpus=corpus, seed=seed, share=share,
-                    horizon_tokens=tokens, changes=changes,
+                    horizon_tokens=tokens, changes=changes, loop=rung.loop,
                 )  # fmt: skip
 
 

@@ -25,13 +25,13 @@ from typing import Any
 from common import commit, prepared
 from compute_corpora import PINNED
 from compute_ladder import Size, Spec, recipe_of
-from compute_worker import SECONDS
+from compute_worker import RESULT
 from motley.chips.chip import Chip
 from motley.chips.host import cpu_name, memory
 from motley.cluster import Cluster
 from motley.data import PreparedData
 from motley.errors import MotleyError
-from motley.events import EventLog, read_events
+from motley.events import EventLog
 from motley.model.counts import model_counts
 from motley.optim.flops import optimizer_flops, training_flops
 from motley.plan.search import search
@@ -43,6 +43,7 @@ from motley.units import Precision
 RESULTS = Path(__file__).parent / "results" / "compute"
 PROTOCOL = 1
 """Of how a run is made and scored; figures of different numbers are not compared."""
+WORKERS = {"motley": "compute_worker.py", "plain": "compute_plain.py"}
 Record = dict[str, Any]
 
 _texts: dict[DataConfig, PreparedData] = {}
@@ -92,17 +93,18 @@ def ready(spec: Spec, sizes: dict[str, Size], precision: Precision) -> Prepared:
         _texts[recipe.data] = prepared(recipe)[1]
     data = _texts[recipe.data]
     recipe = recipe.with_vocabulary(data.index.vocab_size)
-    return Prepared(spec, recipe, data, key_of(recipe, data.index.source_digest, precision))
+    key = key_of(recipe, data.index.source_digest, precision, spec.loop)
+    return Prepared(spec, recipe, data, key)
 
 
-def key_of(recipe: Recipe, source_digest: str, precision: str) -> str:
+def key_of(recipe: Recipe, source_digest: str, precision: str, loop: str) -> str:
     """Sixteen hex digits that two runs share if they must give the same figures."""
     data = dataclasses.replace(recipe.data, corpus=DataConfig().corpus)
     bare = dataclasses.replace(
         recipe, name="run", data=data,
         validation=ValidationConfig(), checkpoint=CheckpointConfig(),
     )  # fmt: skip
-    text = json.dumps([PROTOCOL, source_digest, precision, bare.digest])
+    text = json.dumps([PROTOCOL, source_digest, precision, loop, bare.digest])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -113,8 +115,9 @@ def kept() -> dict[str, Record]:
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             if record["protocol"] == PROTOCOL and (recipe := _recipe_today(record)):
-                key = key_of(recipe, record["corpus_digest"], record["precision"])
-                flops = flops_of(recipe, record["precision"])
+                precision, loop = record["precision"], record.get("loop", "motley")
+                key = key_of(recipe, record["corpus_digest"], precision, loop)
+                flops = flops_of(recipe, precision)
                 found.setdefault(key, {**record, "flops": flops})
     return found
 
@@ -164,7 +167,7 @@ def _train(job: Prepared, host: Host, folder: RunFolder) -> None:
     cluster = host.cluster()
     folder.path.mkdir(exist_ok=True)
     folder.write(job.recipe, cluster, search(job.recipe, cluster), job.data.folder)
-    worker = Path(__file__).with_name("compute_worker.py")
+    worker = Path(__file__).with_name(WORKERS[job.spec.loop])
     process = subprocess.run(
         [sys.executable, str(worker), str(folder.path), str(host.threads)],
         capture_output=True,
@@ -178,26 +181,18 @@ def _train(job: Prepared, host: Host, folder: RunFolder) -> None:
 
 def _record(job: Prepared, host: Host, folder: RunFolder) -> Record:
     recipe, spec = job.recipe, job.spec
-    events = read_events(folder.events)
-    (check,) = [e for e in events if e["event"] == "validation"][-1:]
-    _, process_s, wall_s = json.loads((folder.path / SECONDS).read_text())[-1]
-    steps = {e["step"]: e for e in events if e["event"] == "step"}.values()
+    result = json.loads((folder.path / RESULT).read_text())
     return {
         "rung": spec.rung,
         "size": spec.size,
         "corpus": spec.corpus,
         "seed": spec.seed,
         "share": spec.share,
-        "tokens": sum(e["tokens"] for e in steps),
-        "steps": len(steps),
-        "bits_per_byte": check["bits_per_byte"],
-        "loss": check["loss"],
+        "loop": spec.loop,
+        **result,
         "held_out_bytes": job.data.index.held_out.num_bytes,
         "flops": flops_of(recipe, host.precision),
         "parameters": parameters_of(recipe),
-        "process_s": round(process_s, 1),
-        "wall_s": round(wall_s, 1),
-        "validation_s": round(check["seconds"], 1),
         "machine": host.name,
         "device": host.device,
         "precision": host.precision,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from motley.events import read_events
 from motley.train.course import Course
 from motley.train.engine import StepResult
 from motley.train.folder import RunFolder, open_run_folder
@@ -22,6 +23,8 @@ from motley.train.worker import Rank, run_rank
 
 SECONDS = "seconds.json"
 """In the run's folder: [updates done, process seconds, wall seconds] of the training steps."""
+RESULT = "result.json"
+"""In the run's folder: what a finished run gave."""
 _EVERY = 5
 
 
@@ -51,6 +54,29 @@ class TimedCourse(Course):
             self._file.write_text(json.dumps(self._marks[-200:]))
 
 
+def write_result(folder: RunFolder, **figures: float) -> None:
+    """What the run gave, for the harness."""
+    (folder.path / RESULT).write_text(json.dumps(figures))
+
+
+def distil(folder: RunFolder) -> None:
+    """Writes the result of a finished run, from its events and its seconds."""
+    events = read_events(folder.events)
+    check = [event for event in events if event["event"] == "validation"][-1]
+    steps = {event["step"]: event for event in events if event["event"] == "step"}.values()
+    _, process_s, wall_s = json.loads((folder.path / SECONDS).read_text())[-1]
+    write_result(
+        folder,
+        steps=len(steps),
+        tokens=sum(event["tokens"] for event in steps),
+        bits_per_byte=check["bits_per_byte"],
+        loss=check["loss"],
+        process_s=process_s,
+        wall_s=wall_s,
+        validation_s=check["seconds"],
+    )
+
+
 def run_alone(folder: RunFolder, threads: int) -> None:
     """Trains the run's one rank here, from its newest checkpoint on."""
     os.environ |= {
@@ -58,6 +84,7 @@ def run_alone(folder: RunFolder, threads: int) -> None:
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0",
     }  # fmt: skip
     run_rank(folder, 0, folder.plan_chip(0), lambda rank: TimedCourse(rank, threads))
+    distil(folder)
 
 
 if __name__ == "__main__":

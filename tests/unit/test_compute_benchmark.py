@@ -1,0 +1,145 @@
+"""The harness that compares compute: keys of runs, the ladder's file, claims, and what may not be
+claimed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from motley.errors import InputError
+from motley.model.config import ModelConfig
+from motley.recipe import CheckpointConfig, DataConfig, Recipe
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def harness() -> Any:
+    """The benchmark's modules, which lie outside the package."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        yield {
+            name: importlib.import_module(f"compute_{name}")
+            for name in ("ladder", "runs", "claims", "corpora")
+        }
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+RECIPE = Recipe(model=ModelConfig(layers=2, width=32, heads=2, context=256, vocab_size=300))
+
+
+def runs(
+    mean: float, *, flops: float, seconds: float, count: int = 5
+) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {
+            "seed": seed, "bits_per_byte": mean + 0.001 * seed, "tokens": 1000,
+            "flops": {"model": flops, "optimizer": flops / 10, "total": flops},
+            "parameters": {"total": 1, "active": 1}, "process_s": seconds * (1 + seed / 10),
+            "wall_s": seconds, "machine": "m", "threads": 1, "device": "cpu", "precision": "fp32",
+            "commit": "c",
+        }
+        for seed in range(count)
+    )  # fmt: skip
+
+
+def test_a_key_is_of_what_must_give_the_same_figures(harness: dict[str, ModuleType]) -> None:
+    def key(
+        recipe: Recipe, digest: str = "d", precision: str = "fp32", loop: str = "motley"
+    ) -> str:
+        return str(harness["runs"].key_of(recipe, digest, precision, loop))
+
+    moved = dataclasses.replace(
+        RECIPE, name="other", checkpoint=CheckpointConfig(every_steps=7),
+        data=DataConfig(corpus=("/elsewhere",)),
+    )  # fmt: skip
+    assert key(moved) == key(RECIPE)
+    others = [
+        key(dataclasses.replace(RECIPE, seed=1)),
+        key(dataclasses.replace(RECIPE, data=DataConfig(vocab_size=500))),
+        key(RECIPE, digest="e"),
+        key(RECIPE, precision="bf16"),
+        key(RECIPE, loop="plain"),
+    ]
+    assert len({key(RECIPE), *others}) == 6
+
+
+def test_every_rung_sweep_and_left_out_part_makes_a_recipe(
+    harness: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ladder = harness["ladder"]
+    monkeypatch.setattr(ladder, "corpus_folder", lambda name: Path("/texts") / name)
+    table = ladder.load()
+    assert table.baseline in [rung.name for rung in table.variant]
+    for size in table.size:
+        for corpus in harness["corpora"].CORPORA:
+            specs = list(ladder.rung_specs(table, size, corpus, 2, None))
+            for sweep in table.sweep:
+                specs += ladder.sweep_specs(table, sweep.name, size, corpus, None)
+            specs += ladder.without_specs(table, size, corpus, 1, None)
+            for spec in specs:
+                recipe = ladder.recipe_of(spec, table.size)
+                tokens = recipe.schedule.steps * recipe.tokens_per_step
+                wanted = spec.share * spec.horizon_tokens
+                assert wanted <= tokens < wanted + recipe.tokens_per_step
+                assert recipe.batch.sequence_length == ladder.CONTEXT
+
+
+def test_what_is_tuned_for_a_size_holds_for_the_rungs_after(
+    harness: dict[str, ModuleType],
+) -> None:
+    ladder = harness["ladder"]
+    rungs = (
+        ladder.Rung(name="a", set={"x": 1, "y": 1}, tuned={"S": {"x": 2}, "S prose": {"x": 3}}),
+        ladder.Rung(name="b", after="a", set={"y": 5}, tuned={"prose": {"z": 9}}),
+    )
+    table = ladder.ComputeLadder(baseline="a", size={}, variant=rungs)
+    assert ladder.changes_for(table, "b", "M", "python") == {"x": 1, "y": 5}
+    assert ladder.changes_for(table, "b", "S", "python") == {"x": 2, "y": 5}
+    assert ladder.changes_for(table, "b", "S", "prose") == {"x": 3, "y": 5, "z": 9}
+    with pytest.raises(InputError, match="no sweep"):
+        list(ladder.sweep_specs(table, "none", "S", "prose", 1000))
+
+
+def test_a_multiplier_needs_five_seeds_and_a_mean_that_is_lower_for_sure(
+    harness: dict[str, ModuleType],
+) -> None:
+    claims = harness["claims"]
+    base = claims.Group("b1", 1.0, runs(2.0, flops=9e12, seconds=90.0))
+    better = claims.Group("x", 0.25, runs(1.9, flops=3e12, seconds=45.0))
+    found = claims.row(better, base)
+    assert found["multiplier"] == pytest.approx(3.0)
+    assert found["process_seconds_ratio"] == pytest.approx(2.0)
+    assert found["p"] < 0.01
+    few = claims.row(claims.Group("x", 0.25, runs(1.9, flops=3e12, seconds=45.0, count=4)), base)
+    assert few["multiplier"] is few["reaches_target"] is None
+    near = claims.row(claims.Group("x", 0.25, runs(1.9995, flops=3e12, seconds=45.0)), base)
+    assert near["reaches_target"] is False
+    assert near["multiplier"] is None
+    whole = claims.summary([found, few, near], base)
+    assert (whole["rung"], whole["multiplier"]) == ("x", pytest.approx(3.0))
+    assert claims.summary([], None)["multiplier"] is None
+    json.dumps(whole, allow_nan=False)
+
+
+def test_kept_runs_are_read_with_todays_keys(harness: dict[str, ModuleType]) -> None:
+    """Every line that is kept must still be found by the recipe that made it."""
+    lines = [
+        json.loads(line)
+        for path in sorted(harness["runs"].RESULTS.glob("runs-*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    found = harness["runs"].kept()
+    assert len(found) == len({json.dumps([r["recipe"], r["corpus_digest"], r.get("loop")])
+                              for r in lines})  # fmt: skip
+    for record in found.values():
+        assert record["flops"]["total"] >= record["flops"]["model"] > 0
+        assert 0 < record["bits_per_byte"] < 20
