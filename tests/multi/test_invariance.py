@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,40 @@ def test_the_first_step_and_the_curve_do_not_depend_on_the_plan(
     assert losses.keys() == reference.keys()
     for step, loss in losses.items():
         assert loss == pytest.approx(reference[step], rel=CURVE_BAND), f"step {step}"
+
+
+FRUGAL_BLOCK = {
+    "positions": "rotary", "norm": "rmsnorm", "activation": "relu2", "bias": False,
+    "qk_norm": True, "tied_head": False, "embedding_norm": True, "input_residual": True,
+    "value_residual": True, "logit_softcap": 15.0,
+}  # fmt: skip
+
+
+def test_the_frugal_block_trains_alike_under_a_mixed_plan(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    """What blocks read beside the stream crosses every cut, unread by the stages of the ends."""
+    recipe, data = small
+    changes: dict[str, Any] = FRUGAL_BLOCK
+    recipe = dataclasses.replace(
+        recipe,
+        model=dataclasses.replace(recipe.model, **changes),
+        schedule=dataclasses.replace(recipe.schedule, steps=8),
+        validation=dataclasses.replace(recipe.validation, every_steps=4),
+    )
+    found = []
+    for number, split in enumerate((one_chip, unlike_pipelines)):
+        cluster, plan = split(recipe)
+        folder = jobs.train(tmp_path / str(number), recipe, cluster, plan, data)
+        found.append((jobs.events(folder, "step"), jobs.events(folder, "validation")))
+    (steps, scores), (other_steps, other_scores) = found
+    for name in ("loss", "gradient_norm"):
+        assert other_steps[0][name] == pytest.approx(steps[0][name], rel=1e-5)
+        for step, other in zip(steps, other_steps, strict=True):
+            assert other[name] == pytest.approx(step[name], rel=CURVE_BAND)
+    assert scores
+    for score, other in zip(scores, other_scores, strict=True):
+        assert other["bits_per_byte"] == pytest.approx(score["bits_per_byte"], rel=CURVE_BAND)
 
 
 def test_first_update_has_the_same_gradient_norm(

@@ -126,7 +126,7 @@ def test_saving_counts_each_storage_once_and_no_parameter() -> None:
     weight = torch.ones(8, 8, requires_grad=True)
     runtime.exclude([weight])
     layer_input = torch.ones(4, 8, requires_grad=True)
-    with runtime.saving(layer_input) as saved:
+    with runtime.saving([layer_input], []) as saved:
         hidden = layer_input @ weight  # keeps its input and the weight
         output = (hidden * hidden).exp()  # keeps `hidden` (twice) and its own output
     assert saved.num_bytes == 3 * 4 * 8 * 4
@@ -137,7 +137,7 @@ def test_saving_counts_each_storage_once_and_no_parameter() -> None:
 def test_saving_more_than_the_chip_has_is_refused() -> None:
     runtime = EmulatedRuntime(CHIP)
     layer_input = torch.ones(16, 8, requires_grad=True)
-    with pytest.raises(ChipOutOfMemoryError), runtime.saving(layer_input):
+    with pytest.raises(ChipOutOfMemoryError), runtime.saving([layer_input], []):
         layer_input.exp()
 
 

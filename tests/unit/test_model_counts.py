@@ -24,6 +24,7 @@ from motley.model.counts import (
 from motley.model.init import initialize
 from motley.model.layers import build_layer
 from motley.model.presets import PRESETS
+from motley.model.stream import PIECES, STREAM, carried, reads
 from motley.units import Precision
 
 DTYPES: dict[Precision, torch.dtype] = {
@@ -32,6 +33,7 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
 }
 EVERY_LAYER = [(name, layer) for name in SHAPES for layer in (0, 1, 3)]
+EVERY_LAYER += [(name, 2) for name in SHAPES if SHAPES[name].input_residual]
 
 
 def built(config: ModelConfig, layer: int, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -40,15 +42,26 @@ def built(config: ModelConfig, layer: int, dtype: torch.dtype = torch.float32) -
     return module
 
 
-def inputs(config: ModelConfig, layer: int, batch: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def inputs(
+    config: ModelConfig, layer: int, batch: int, dtype: torch.dtype
+) -> tuple[Tensor | None, ...]:
     tokens = torch.randint(config.vocabulary, (batch, config.context))
     if layer == 0:
         return (tokens,)
-    x = torch.randn(batch, config.context, config.width).to(dtype).requires_grad_()
-    return (x, tokens) if layer == config.num_layers - 1 else (x,)
+    pieces = dict.fromkeys(PIECES)
+    for name in reads(config, layer):
+        width = carried(config, layer)[name]
+        piece = torch.randn(batch, config.context, width).to(dtype)
+        pieces[name] = piece.requires_grad_()
+    return (pieces[STREAM], tokens) if layer == config.num_layers - 1 else tuple(pieces.values())
 
 
-def bytes_kept(module: nn.Module, args: tuple[Tensor, ...], fixed: list[Tensor]) -> int:
+def streams(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The stream, without what the first block gives beside it."""
+    return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
+def bytes_kept(module: nn.Module, args: tuple[Tensor | None, ...], fixed: list[Tensor]) -> int:
     """Bytes of all storages that autograd saves, but the parameters' and the fixed ones."""
     excluded = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *fixed)}
     kept = {}
@@ -60,7 +73,7 @@ def bytes_kept(module: nn.Module, args: tuple[Tensor, ...], fixed: list[Tensor])
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = module(*args)
+        out = streams(module(*args))
     assert out.requires_grad
     return sum(kept.values())
 
@@ -78,7 +91,9 @@ def test_activation_bytes_are_what_autograd_keeps(
         else ()
     )
     args = inputs(config, layer, batch, dtype)
-    kept = bytes_kept(built(config, layer, dtype), args, list(tables))
+    kept_elsewhere = [arg for arg in args[1:] if arg is not None and arg.is_floating_point()]
+    fixed = [*tables, *kept_elsewhere]
+    kept = bytes_kept(built(config, layer, dtype), args, fixed)
     assert kept == batch * layer_counts(config, layer, CONTEXT, precision).activation_bytes
 
 
@@ -107,16 +122,19 @@ def test_peak_memory_is_bounded_and_near(name: str, layer: int, precision: Preci
     module, args = built(config, layer, dtype), inputs(config, layer, batch, dtype)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    module(*args).sum().backward()
+    streams(module(*args)).sum().backward()
     if layer:
-        args[0].grad = None
+        for arg in args:
+            if arg is not None:
+                arg.grad = None
     outputs: list[Tensor] = []
-    peak_forward, kept = allocated_peak(lambda: outputs.append(module(*args)))
+    peak_forward, kept = allocated_peak(lambda: outputs.append(streams(module(*args))))
     gradient = torch.ones_like(outputs[0])
     peak_backward, _ = allocated_peak(lambda: outputs.pop().backward(gradient))
     measured = max(peak_forward, kept + peak_backward)
 
     counts = layer_counts(config, layer, config.context, precision)
+    assert args[0] is not None
     input_bytes = args[0].untyped_storage().nbytes()
     predicted = (
         counts.fixed_bytes

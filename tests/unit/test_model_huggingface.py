@@ -165,10 +165,32 @@ def test_unsupported_configs_are_refused(family: str, change: dict[str, Any], me
         config_from_huggingface({**config_to_huggingface(SHAPES[family]), **change})
 
 
-@pytest.mark.parametrize("name", ["relu2", "opt", "no positions"])
+@pytest.mark.parametrize("name", ["relu2", "opt", "no positions", "frugal"])
 def test_a_shape_of_no_family_cannot_be_exported(name: str) -> None:
     with pytest.raises(RecipeError, match="no supported Hugging Face model"):
         config_to_huggingface(SHAPES[name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embedding_norm": True},
+        {"input_residual": True},
+        {"value_residual": True},
+        {"logit_softcap": 30.0},
+    ],
+)
+def test_keys_that_hugging_face_lacks_are_named(change: dict[str, Any]) -> None:
+    config = dataclasses.replace(SHAPES["gpt2"], **change)
+    with pytest.raises(RecipeError, match=f"model.{next(iter(change))}"):
+        config_to_huggingface(config)
+    with pytest.raises(RecipeError, match=f"model.{next(iter(change))}"):
+        state_to_huggingface(config, {})
+
+
+def test_how_a_model_began_does_not_matter_to_its_export() -> None:
+    began = dataclasses.replace(SHAPES["gpt2"], zero_init=True)
+    assert config_to_huggingface(began) == config_to_huggingface(SHAPES["gpt2"])
 
 
 def test_what_is_planned_only_is_read_but_not_exchanged() -> None:

@@ -19,6 +19,8 @@ from motley.model.generate import choose, generate
 from motley.model.init import initial_value, initialize
 from motley.model.layers import Block, Embedding, Head, build_layer, parameter_name
 from motley.model.norm import LayerNorm, RMSNorm
+from motley.model.run import run_layer
+from motley.model.stream import STREAM, TOKENS, reads
 from motley.model.transformer import Transformer, build_transformer
 
 
@@ -69,27 +71,33 @@ def test_layers_run_apart_equal_the_whole(name: str) -> None:
     layers = [build_layer(config, layer) for layer in range(config.num_layers)]
     for layer, module in enumerate(layers):
         initialize(module, config, layer, 3)
-    inputs, outputs, x = [], [], tokens
-    for module in layers[:-1]:
-        inputs.append(x.requires_grad_(x.is_floating_point()))
-        outputs.append(module(inputs[-1]))
-        x = outputs[-1].detach()
-    last = x.requires_grad_()
+    pieces, steps = {TOKENS: tokens}, []
+    for layer, module in enumerate(layers[:-1]):
+        taken = {name: pieces[name].detach() for name in reads(config, layer)}
+        for piece in taken.values():
+            piece.requires_grad_(piece.is_floating_point())
+        given = run_layer(module, config, layer, taken)
+        steps.append((taken, given))
+        pieces |= given
+    last = pieces[STREAM].detach().requires_grad_()
     apart = layers[-1](last, targets)
     apart.backward()
-    gradient = last.grad
-    for x, out in zip(reversed(inputs), reversed(outputs), strict=True):
-        out.backward(gradient)
-        gradient = x.grad
+    gradients = {STREAM: last.grad}
+    for taken, given in reversed(steps):
+        sums = [(given[name] * gradients.pop(name)).sum() for name in given]
+        torch.stack(sums).sum().backward()
+        for name, piece in taken.items():
+            if name != TOKENS:
+                gradients[name] = gradients.get(name, 0) + piece.grad
 
     assert torch.equal(apart.detach(), loss.detach())
-    gradients: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
     for layer, module in enumerate(layers):
         for local_name, parameter in module.named_parameters():
             global_name = parameter_name(config, layer, local_name)
-            gradients[global_name] = parameter.grad + gradients.get(global_name, 0)
+            found[global_name] = parameter.grad + found.get(global_name, 0)
     for global_name, parameter in whole.named().items():
-        torch.testing.assert_close(gradients[global_name], parameter.grad)
+        torch.testing.assert_close(found[global_name], parameter.grad)
 
 
 @settings(max_examples=20, deadline=None)
@@ -246,7 +254,7 @@ def test_greedy_sampling_follows_the_logits() -> None:
     model = build_transformer(SHAPES["gpt2"], seed=0)
     tokens, _ = random_batch(1)
     prompt = tokens[:, :5]
-    found = generate(list(model.layers), prompt, 3, temperature=0.0)
+    found = generate(model, prompt, 3, temperature=0.0)
     assert torch.equal(found[:, :5], prompt)
     for length in (5, 6, 7):
         assert found[0, length] == model.logits(found[:, :length])[0, -1].argmax()
@@ -256,8 +264,7 @@ def test_sampling_goes_beyond_the_context_and_repeats_with_its_seed() -> None:
     model = build_transformer(SHAPES["llama"], seed=0)
     tokens, _ = random_batch(2)
     samples = [
-        generate(list(model.layers), tokens, 4, generator=torch.Generator().manual_seed(5))
-        for _ in range(2)
+        generate(model, tokens, 4, generator=torch.Generator().manual_seed(5)) for _ in range(2)
     ]
     assert samples[0].shape == (2, CONTEXT + 4)
     assert torch.equal(samples[0], samples[1])

@@ -5,6 +5,7 @@ Splits are chained by hand in one process; the reference is the plain autograd t
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -20,13 +21,16 @@ from motley.chips.runtime import Runtime
 from motley.model.config import ModelConfig
 from motley.model.counts import layer_counts, parameter_groups
 from motley.model.layers import TOKEN_EMBEDDING
+from motley.model.stream import FIRST_VALUES, carried
 from motley.model.transformer import Transformer, build_transformer
 from motley.plan.cost import layer_cost
 from motley.plan.held import held_parameters
+from motley.plan.layout import Layout
+from motley.plan.memory import stage_memory
 from motley.train.assemble import hold_parameters
 from motley.train.parameters import build_parameters
 from motley.train.stage import StageRunner
-from motley.units import Precision
+from motley.units import BYTES_PER_ELEMENT, Precision
 
 SEED = 7
 NUM_LAYERS = 4
@@ -74,9 +78,7 @@ class Pipeline:
         self.parameters = []
         for first, last in itertools.pairwise(cuts):
             parameters = build_parameters(config, range(first, last), self.runtime, SEED)
-            costs = functools.partial(
-                layer_cost, config, precision=precision, recompute=recompute
-            )
+            costs = functools.partial(layer_cost, config, precision=precision, recompute=recompute)
             hold_parameters(self.runtime, parameters, config, CONTEXT)
             self.parameters.append(parameters)
             self.stages.append(
@@ -169,7 +171,7 @@ def test_one_stage_is_the_plain_transformer(name: str, tied: bool) -> None:
 @pytest.mark.parametrize("cuts", SPLITS, ids=str)
 @pytest.mark.parametrize("tied", [True, False])
 def test_any_split_is_the_whole(cuts: tuple[int, ...], tied: bool) -> None:
-    for name in ("gpt2", "qwen3"):
+    for name in ("gpt2", "qwen3", "frugal"):
         config = _tied(SHAPES[name], tied)
         pipeline = Pipeline(config, cuts)
         loss = run(pipeline, [batch()])
@@ -197,7 +199,9 @@ def test_bf16_is_near_fp32_and_sums_in_fp32(name: str) -> None:
     assert loss == pytest.approx(expected_loss, rel=2e-3)
     # Near zero bf16 rounds to the other side of ReLU's kink, where the gradient jumps.
     kinked = config.activation == "relu"
-    assert_same(pipeline.gradients(), expected, relative=0.1 if kinked else 0.05)
+    # The norm behind a mix takes the scale away: a small difference of large sums is left.
+    relative = 0.2 if config.input_residual else 0.1 if kinked else 0.05
+    assert_same(pipeline.gradients(), expected, relative=relative)
     for parameters in pipeline.parameters:
         assert {p.dtype for p in parameters.masters.values()} == {torch.float32}
         assert {p.dtype for p in parameters.compute.values()} == {torch.bfloat16}
@@ -252,6 +256,8 @@ def test_held_memory_is_what_the_counts_say(
 
     counts = [layer_counts(config, layer, CONTEXT, precision) for layer in range(NUM_LAYERS)]
     inputs = [CONTEXT * 8, *(each.output_bytes for each in counts[:-1])]
+    if config.value_residual:
+        inputs.append(CONTEXT * carried(config, 2)[FIRST_VALUES] * BYTES_PER_ELEMENT[precision])
     kept = inputs if recompute else [each.activation_bytes for each in counts]
     loss_bytes = 4
     for number, each in enumerate(batches, start=1):
@@ -260,6 +266,29 @@ def test_held_memory_is_what_the_counts_say(
     for number, (_, targets) in enumerate(batches, start=1):
         pipeline.backward(number, targets)
     assert runtime.held == 0.0
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("cuts", [(0, 2, 4, 6), (0, 3, 5, 6), (0, 1, 6), (0, 4, 6)], ids=str)
+def test_stages_hold_what_is_carried_once_and_as_planned(
+    cuts: tuple[int, ...], recompute: bool
+) -> None:
+    """The input and value residuals' tensors are shared by all blocks of a stage."""
+    config, samples = dataclasses.replace(SHAPES["frugal"], layers=4), 2
+    layout = Layout(recompute="full" if recompute else "none")
+    current, targets = batch(0, samples)
+    for first, last in itertools.pairwise(cuts):
+        runtime = Held("fp32")
+        pipeline = Pipeline(config, (first, last), recompute=recompute, runtime=runtime)
+        before, is_last = runtime.held, last == cuts[-1]
+        current = pipeline.stages[0].forward(0, current, targets if is_last else None)
+        planned = stage_memory(
+            config, CONTEXT, "fp32", (first, last),
+            num_in_flight=1, micro_batch_size=samples, layout=layout,
+        )  # fmt: skip
+        held = runtime.held - before - (4 if is_last else 0)
+        assert held <= planned.activation_bytes
+        assert first == 1 or (recompute and last == 2) or held == planned.activation_bytes
 
 
 class Held(EmulatedRuntime):
@@ -351,6 +380,4 @@ def test_refresh_copies_the_masters() -> None:
 
 
 def _tied(config: ModelConfig, tied: bool) -> ModelConfig:
-    import dataclasses
-
     return dataclasses.replace(config, tied_head=tied)

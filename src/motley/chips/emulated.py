@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -76,22 +76,22 @@ class EmulatedRuntime(Runtime):
         self._held_bytes -= num_bytes
 
     @contextlib.contextmanager
-    def saving(self, layer_input: Tensor) -> Iterator[Saved]:
-        """Counts each storage once; the layer's own input is among them."""
+    def saving(self, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Iterator[Saved]:
+        """Counts each storage once."""
         saved = Saved()
-        seen = {_storage(layer_input)}
-        own_input = layer_input.untyped_storage().nbytes()
+        elsewhere = self._parameter_storages.union(map(_storage, shared))
 
-        def pack(tensor: Tensor) -> Tensor:
+        def count(tensor: Tensor) -> Tensor:
             key = _storage(tensor)
-            if key not in seen and key not in self._parameter_storages:
-                seen.add(key)
+            if key not in saved.storages and key not in elsewhere:
+                saved.storages.add(key)
                 saved.num_bytes += tensor.untyped_storage().nbytes()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        for tensor in own:
+            count(tensor)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             yield saved
-        saved.num_bytes += own_input
         self.hold(saved.num_bytes)
 
     def peak_memory_bytes(self) -> int:

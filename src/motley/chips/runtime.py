@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class Saved:
     """What one layer keeps between its forward and its backward, in bytes."""
 
     num_bytes: int = 0
+    storages: set[int] = field(default_factory=set)
+    """Where those bytes are; empty on a chip that does not count them."""
 
 
 class Runtime:
@@ -78,8 +80,9 @@ class Runtime:
         """The trainer keeps `num_bytes` less on the chip."""
 
     @contextlib.contextmanager
-    def saving(self, layer_input: Tensor) -> Iterator[Saved]:
-        """Counts what autograd keeps inside, where the chip needs that to be counted."""
+    def saving(self, own: Sequence[Tensor], shared: Sequence[Tensor]) -> Iterator[Saved]:
+        """Counts what is kept of a layer, where the chip needs that to be counted: its own inputs
+        and what autograd keeps inside, without inputs that other layers keep too."""
         yield Saved()
 
     def synchronize(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from motley.model.config import LatentAttention, MixtureOfExperts, ModelConfig
+from motley.model.table_counts import projected_width
 
 FP32_BYTES = 4
 INT64_BYTES = 8
@@ -36,7 +37,10 @@ class Kept(NamedTuple):
 
 
 def layer_activations(config: ModelConfig, layer: int) -> tuple[Kept, ...]:
-    """What one layer keeps, its input too; layer 0 is the embedding, the last one the head."""
+    """What one layer keeps, its input too; layer 0 is the embedding, the last one the head.
+
+    The first block's input and values, which all blocks read, count in the first block alone.
+    """
     if layer == 0:
         return tuple(_embedding(config))
     if layer == config.num_layers - 1:
@@ -60,6 +64,10 @@ def _embedding(config: ModelConfig) -> Iterator[Kept]:
     if config.embedding_norm:
         yield Kept("unnormed", config.width)
         yield _statistics(config, "norm statistics")
+    if config.tables is not None and config.tables.ngrams:
+        yield Kept("ngram rows", len(config.tables.ngrams), "int64")
+    if ngrams := projected_width(config):
+        yield Kept("ngrams", ngrams)
 
 
 def _head(config: ModelConfig) -> Iterator[Kept]:
@@ -75,6 +83,8 @@ def _head(config: ModelConfig) -> Iterator[Kept]:
 def _stream(config: ModelConfig) -> Iterator[Kept]:
     """Inputs and outputs of the norms, with the layer's input among them."""
     yield Kept("stream", config.width)
+    if config.input_residual:
+        yield Kept("mixed stream", config.width)
     if config.arrangement in ("pre_norm", "post_norm"):
         yield Kept("middle stream", config.width)
     for number in range(config.num_block_norms):
@@ -89,6 +99,8 @@ def _attention(config: ModelConfig) -> Iterator[Kept]:
         heads = config.heads + config.num_key_value_heads
         yield Kept("unnormed query and key", queries + keys, "own", True, True)
         yield Kept("query and key statistics", heads, "fp32", True, True)
+    if config.value_residual:
+        yield Kept("own value", keys, "own", True, True)
     yield Kept("query", queries, "own", True, True)
     yield Kept("key and value", 2 * keys, "own", True, True)
     yield Kept("mixed", queries, "own", True)

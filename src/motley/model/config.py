@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from motley.model.table_config import MemoryTables
 from motley.schema import require_positive, switch
 
 
@@ -116,7 +117,7 @@ class ModelConfig:
     """A block norms before attention and MLP, or after each on the residual stream (then there is
     no final norm). Parallel ones read the same stream through one norm (PaLM) or two (GPT-NeoX)."""
     embedding_norm: bool = False
-    """A norm between the embedding and the first block (BLOOM)."""
+    """A norm between the embedding and the first block (BLOOM, modded-nanogpt)."""
     embedding_width: int | None = None
     """A token embedding and head of another width than the stream, with projections between (OPT
     350M); unset means `width`."""
@@ -139,6 +140,12 @@ class ModelConfig:
     stream have 1 / sqrt(2 x layers) of it. Unset means 0.02, as in GPT-2."""
     head_deviation: float | None = None
     """Of an untied head's matrix at the start; 0 is allowed. Unset means 0.02."""
+    input_residual: bool = switch(False)
+    """Each block begins with a learned mix of the stream and of the first block's input (the x0
+    lambdas of modded-nanogpt)."""
+    value_residual: bool = switch(False)
+    """The values of each attention are a learned mix of its own and the first block's (arXiv
+    2410.17897)."""
     zero_init: bool = switch(False)
     """What adds to the residual stream (the last projections of attention and MLP) starts at zero,
     so that every block starts as the identity (modded-nanogpt; muP, arXiv 2203.03466)."""
@@ -151,6 +158,8 @@ class ModelConfig:
     """Unset means one MLP in each block."""
     latent: LatentAttention | None = None
     """Unset means that queries, keys and values are made from the residual stream."""
+    tables: MemoryTables | None = None
+    """Rows that tokens look up, beside the token embedding; unset means none."""
     planned_only: tuple[str, ...] = ()
     """What the family computes besides, in words, that adds next to nothing to time and memory and
     that motley's layers do not compute. A model with any can be planned but not trained."""
@@ -169,9 +178,27 @@ class ModelConfig:
                 f"the {self.layers} layers"
             )
         self._check_heads()
+        self._check_tables()
+        if self.head_deviation is not None:
+            if self.tied_head:
+                raise ValueError("head_deviation: a tied head starts as the token embedding does")
+            if self.head_deviation < 0:
+                raise ValueError(
+                    f"head_deviation: must not be negative, found {self.head_deviation}"
+                )
+
+    def _check_tables(self) -> None:
+        blocks = self.tables.value_blocks if self.tables is not None else ()
+        if blocks and blocks[-1] >= self.layers:
+            raise ValueError(
+                f"tables.value_blocks: there is no block {blocks[-1]}; {self.layers} layers are "
+                f"blocks 0 to {self.layers - 1}"
+            )
 
     def _check_heads(self) -> None:
         if self.latent is not None:
+            if self.value_residual:
+                raise ValueError("value_residual: not known for latent attention; leave one out")
             if self.num_key_value_heads != self.heads or self.qk_norm:
                 raise ValueError("latent: needs as many key_value_heads as heads, and no qk_norm")
             return

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from motley.model.activations import FP32_BYTES, layer_activations
 from motley.model.config import ModelConfig
 from motley.model.products import Product, attention_core, layer_products
+from motley.model.table_counts import table_parameters
 from motley.units import BYTES_PER_ELEMENT, Precision
 
 MATMUL_SCRATCH_BYTES = 2**19
@@ -30,7 +31,8 @@ class LayerCounts:
     """What one layer costs for one sample (one sequence)."""
 
     parameters: int
-    """Numbers that the layer computes with. The matrix of a tied head counts in both layers."""
+    """Numbers that the layer computes with, without memory tables. The matrix of a tied head counts
+    in both layers."""
     forward_flops: float
     backward_flops: float
     """Twice the forward's: gradients by the input and by the parameters."""
@@ -54,7 +56,9 @@ class ModelCounts:
 
     parameters: int
     active_parameters: int
-    """Those that one token passes: fewer than all in a mixture of experts."""
+    """Those that one token passes: fewer than all in a mixture of experts, and none of tables."""
+    table_parameters: int
+    """Those of memory tables, of which a token reads a row each; they are in `parameters`."""
     flops_per_token: float
     """Forward and backward, averaged over the positions of a sequence."""
 
@@ -87,9 +91,11 @@ def model_counts(config: ModelConfig, sequence_length: int) -> ModelCounts:
     layers = [layer_counts(config, i, sequence_length, "fp32") for i in range(config.num_layers)]
     flops = sum(counts.forward_flops + counts.backward_flops for counts in layers)
     parameters = sum(group.num_parameters for group in parameter_groups(config))
+    in_tables = table_parameters(config)
     return ModelCounts(
-        parameters=parameters,
+        parameters=parameters + in_tables,
         active_parameters=parameters - sum(map(_idle_parameters, _all_products(config))),
+        table_parameters=in_tables,
         flops_per_token=flops / sequence_length,
     )
 
@@ -107,7 +113,7 @@ def _idle_parameters(product: Product) -> int:
 def parameter_groups(config: ModelConfig) -> tuple[ParameterGroup, ...]:
     """One group per layer with its own parameters, and one for the matrix of a tied head.
 
-    The groups part the parameters: each is in exactly one.
+    The groups part the parameters outside of memory tables: each is in exactly one.
     """
     last = config.num_layers - 1
     matrix = config.vocabulary * config.embedding_size
@@ -135,12 +141,16 @@ def _embedding_counts(config: ModelConfig, length: int, element_bytes: int) -> L
     projection = sum(product.parameters for product in products)
     forward_flops = length * sum(product.flops_per_token for product in products)
     output_bytes = length * config.width * element_bytes
+    changed = positions or projection or config.tables
+    workspace_bytes = output_bytes if changed else 0
+    if norm:
+        workspace_bytes += length * _norm_workspace_per_token(config, element_bytes)
     return LayerCounts(
         parameters=matrix + positions + projection + norm,
         forward_flops=forward_flops,
         backward_flops=2 * forward_flops,
         activation_bytes=length * _kept_bytes_per_token(config, 0, element_bytes),
-        workspace_bytes=output_bytes if positions or norm or projection else 0,
+        workspace_bytes=workspace_bytes,
         output_bytes=output_bytes,
         fixed_bytes=matrix * element_bytes,
     )
@@ -154,7 +164,7 @@ def _block_counts(config: ModelConfig, layer: int, length: int, element_bytes: i
     forward_flops = length * sum(product.flops_per_token for product in products) + attention_flops
     largest = max(product.in_width * product.out_width for product in products)
     return LayerCounts(
-        parameters=sum(product.parameters for product in products) + norms,
+        parameters=sum(product.parameters for product in products) + norms + _mix_weights(config),
         forward_flops=forward_flops,
         backward_flops=2 * forward_flops,
         activation_bytes=length * _kept_bytes_per_token(config, layer, element_bytes),
@@ -230,6 +240,11 @@ def _inner_norm_parameters(config: ModelConfig) -> int:
     if config.latent is not None:
         return config.latent.key_value_rank + (config.latent.query_rank or 0)
     return 2 * config.head_size if config.qk_norm else 0
+
+
+def _mix_weights(config: ModelConfig) -> int:
+    """Two for each mix."""
+    return 2 * (config.input_residual + config.value_residual)
 
 
 def _norm_workspace_per_token(config: ModelConfig, element_bytes: int) -> int:

@@ -6,17 +6,15 @@ not for serving.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from motley.model.layers import Embedding, Head
+from motley.model.transformer import Transformer
 
 
 @torch.no_grad()
 def generate(
-    layers: Sequence[nn.Module],
+    model: Transformer,
     tokens: Tensor,
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -25,18 +23,13 @@ def generate(
 ) -> Tensor:
     """`tokens` int64 [batch, length] followed by `max_new_tokens` sampled ones.
 
-    `layers` are all layers of the model, on the device of `tokens`. Temperature 0 takes the
-    likeliest token; `top_k` samples among the k likeliest. Draws are made on the CPU by
-    `generator`, the same on every chip. The window is the model's context.
+    The model is on the device of `tokens`. Temperature 0 takes the likeliest token; `top_k` samples
+    among the k likeliest. Draws are made on the CPU by `generator`, the same on every chip. The
+    window is the model's context.
     """
-    embedding, *blocks, head = layers
-    assert isinstance(embedding, Embedding), "the first layer is the embedding"
-    assert isinstance(head, Head), "the last layer is the head"
     for _ in range(max_new_tokens):
-        x = embedding(tokens[:, -embedding.context :])
-        for block in blocks:
-            x = block(x)
-        logits = head.logits(x[:, -1:]).squeeze(1)
+        x = model.hidden(tokens[:, -model.config.context :])
+        logits = model.head.logits(x[:, -1:]).squeeze(1)
         chosen = choose(logits.float().cpu(), temperature, top_k, generator)
         tokens = torch.cat((tokens, chosen.to(tokens.device)), dim=1)
     return tokens

@@ -65,6 +65,7 @@ def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
 def huggingface_family(config: ModelConfig) -> str:
     """ "gpt2", "llama", "qwen2" or "qwen3": the Hugging Face model that computes the same."""
     require_trainable(config)
+    _refuse_own_keys(config)
     if _is_gpt2(config):
         return "gpt2"
     parts = (config.positions, config.norm, config.activation)
@@ -80,6 +81,23 @@ def huggingface_family(config: ModelConfig) -> str:
         "no supported Hugging Face model computes what this one does.",
         remedy="Only GPT-2, Llama, Qwen2 and Qwen3 shapes can be exchanged; see the model presets.",
     )
+
+
+def _refuse_own_keys(config: ModelConfig) -> None:
+    """`RecipeError` that names what no Hugging Face model of these families has."""
+    own = {
+        "embedding_norm": config.embedding_norm,
+        "input_residual": config.input_residual,
+        "value_residual": config.value_residual,
+        "logit_softcap": config.logit_softcap is not None,
+        "tables": config.tables is not None,
+    }
+    found = [key for key, is_on in own.items() if is_on]
+    if found:
+        raise RecipeError(
+            f"no supported Hugging Face model has model.{', model.'.join(found)}.",
+            remedy="Sample from the run with motley, or train without these keys to exchange it.",
+        )
 
 
 def _is_gpt2(config: ModelConfig) -> bool:

@@ -15,16 +15,20 @@ from torch import Tensor, nn
 
 from motley.model.config import ModelConfig
 from motley.model.layers import parameter_name
+from motley.model.table_config import TABLES
 
 STANDARD_DEVIATION = 0.02
 """As in GPT-2 (Radford et al. 2019)."""
 RESIDUAL_PROJECTIONS = ("attention.output.weight", "mlp.down.weight")
 """What adds to the residual stream; scaled by 1 / sqrt(2 x layers), as in GPT-2."""
+MIXES = {".input_mix": (1.0, 0.0), ".attention.value_mix": (0.5, 0.5)}
+"""Weights of mixes: nothing of the input, and both values alike, as in modded-nanogpt."""
 _PIECE = 2**20
 
 
 def initialize(module: nn.Module, config: ModelConfig, layer: int, seed: int) -> None:
-    """Set the parameters of one layer: matrices normal, biases 0, norms 1."""
+    """Set the parameters of one layer: matrices normal, biases and tables 0, norms 1, and mixes to
+    `MIXES`."""
     for local_name, parameter in module.named_parameters():
         name = parameter_name(config, layer, local_name)
         with torch.no_grad():
@@ -33,15 +37,28 @@ def initialize(module: nn.Module, config: ModelConfig, layer: int, seed: int) ->
 
 def initial_value(config: ModelConfig, name: str, shape: torch.Size, seed: int) -> Tensor:
     """The initial value of the parameter with that global name, fp32 on the CPU."""
-    if name.endswith(".bias"):
+    if name.endswith(".bias") or name.startswith(TABLES):
         return torch.zeros(shape)
+    for ending, weights in MIXES.items():
+        if name.endswith(ending):
+            return torch.tensor(weights)
     if len(shape) == 1:
         return torch.ones(shape)
     is_residual = name.endswith(RESIDUAL_PROJECTIONS)
     if is_residual and config.zero_init:
         return torch.zeros(shape)
     scale = 1 / math.sqrt(2 * config.layers) if is_residual else 1.0
-    return _normal(shape, STANDARD_DEVIATION * scale, _generator(name, seed))
+    return _normal(shape, _deviation(config, name) * scale, _generator(name, seed))
+
+
+def _deviation(config: ModelConfig, name: str) -> float:
+    """Of a matrix that does not add to the residual stream."""
+    own = None
+    if name.startswith("blocks."):
+        own = config.matrix_deviation
+    elif name.startswith("head."):
+        own = config.head_deviation
+    return STANDARD_DEVIATION if own is None else own
 
 
 def _normal(shape: torch.Size, deviation: float, generator: torch.Generator) -> Tensor:

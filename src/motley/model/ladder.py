@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from motley.model.config import MixtureOfExperts, ModelConfig
+from motley.model.table_config import MemoryTables
 
 WIDTH_PER_LAYER = 64
 HEAD_SIZE = 64
@@ -47,6 +48,7 @@ def reshaped(config: ModelConfig, layers: int, width: int) -> ModelConfig:
         key_value_heads=_key_value_heads(config, heads),
         mlp_width=_scaled(config.mlp_width, share),
         mixture=_experts(config.mixture, share, layers),
+        tables=_tables(config.tables, share, layers),
     )
 
 
@@ -68,6 +70,16 @@ def _experts(
         shared_width=_scaled(mixture.shared_width, share),
         leading_dense_layers=min(mixture.leading_dense_layers, layers),
     )
+
+
+def _tables(tables: MemoryTables | None, share: float, layers: int) -> MemoryTables | None:
+    """As many rows, of the same share of the width, for the blocks that are still there."""
+    if tables is None:
+        return None
+    blocks = tuple(block for block in tables.value_blocks if block < layers)
+    if not tables.ngrams and not blocks:
+        return None
+    return dataclasses.replace(tables, value_blocks=blocks, width=_scaled(tables.width, share))
 
 
 def _scaled(size: int | None, share: float) -> int | None:

@@ -5,7 +5,8 @@ A layer computes in the format of its parameters; norms, softmax and loss use fp
 Parameters have global names that say nothing of the layout, and a tied head's matrix has the name
 of the token embedding, of which it is a copy or alias.
 
-Shapes: b batch, s sequence, w width, h query heads, k key-value heads, d head size, v vocabulary.
+Shapes: b batch, s sequence, w width, h query heads, k key-value heads, d head size, c all values of
+a token (k x d), v vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from motley import kernels
 from motley.model.attention import causal_attention, rotary_tables, rotate
 from motley.model.config import ModelConfig
 from motley.model.loss import cross_entropy_sum, soft_cap
+from motley.model.mix import mix
 from motley.model.norm import LayerNorm, RMSNorm, build_norm
+from motley.model.table_config import TABLES
+from motley.model.table_counts import projected_width
+from motley.model.tables import Tables
 from motley.model.trainable import require_trainable
 
 TOKEN_EMBEDDING = "embedding.token"
@@ -43,16 +48,18 @@ def build_layer(
     require_trainable(config)
     if not 0 <= layer < config.num_layers:
         raise IndexError(f"layer {layer}: the model has layers 0 to {config.num_layers - 1}")
-    kinds: dict[int, type[Embedding | Head]] = {0: Embedding, config.num_layers - 1: Head}
     with torch.device("meta"):
-        module = kinds.get(layer, Block)(config)
+        if 0 < layer < config.num_layers - 1:
+            module: nn.Module = Block(config, is_first=layer == 1)
+        else:
+            module = Head(config) if layer else Embedding(config)
     return module.to(dtype).to_empty(device=device)
 
 
 def parameter_name(config: ModelConfig, layer: int, local_name: str) -> str:
     """The global name of a layer's parameter: "blocks.0.attention.query.weight" for layer 1."""
     if layer == 0:
-        return f"embedding.{local_name}"
+        return local_name if local_name.startswith(TABLES) else f"embedding.{local_name}"
     if layer < config.num_layers - 1:
         return f"blocks.{layer - 1}.{local_name}"
     return TOKEN_EMBEDDING if local_name == "token" else f"head.{local_name}"
@@ -70,31 +77,73 @@ class Embedding(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.context = config.context
         self.first = config.position_offset
         self.token = nn.Parameter(torch.empty(config.vocabulary, config.width))
         positions = torch.empty(self.first + config.context, config.width)
         self.position = nn.Parameter(positions) if config.positions == "learned" else None
+        self.tables = Tables(config) if config.tables is not None else None
+        ngrams = projected_width(config)
+        self.ngram_projection = Linear(ngrams, config.width, False) if ngrams else None
+        self.norm = build_norm(config) if config.embedding_norm else None
 
-    def forward(self, tokens_bs: Tensor) -> Tensor:
+    def forward(self, tokens_bs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """The stream; with a value table also each token's row of it."""
         x_bsw = functional.embedding(tokens_bs, self.token)
-        if self.position is None:
+        if self.tables is not None:
+            x_bsw = self._add_ngrams(x_bsw, self.tables.ngram_rows(tokens_bs, x_bsw.dtype))
+        if self.position is not None:
+            x_bsw = x_bsw + self.position[self.first : self.first + tokens_bs.shape[1]]
+        if self.norm is not None:
+            x_bsw = self.norm(x_bsw)
+        if self.tables is None or not self.tables.has_values:
             return x_bsw
-        return x_bsw + self.position[self.first : self.first + tokens_bs.shape[1]]
+        return x_bsw, self.tables.values(tokens_bs, x_bsw.dtype)
+
+    def _add_ngrams(self, x_bsw: Tensor, rows: list[Tensor]) -> Tensor:
+        if self.ngram_projection is not None:
+            return x_bsw + self.ngram_projection(torch.cat(rows, dim=-1))
+        for rows_bsw in rows:
+            x_bsw = x_bsw + rows_bsw
+        return x_bsw
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normed before and added to the residual stream."""
+    """Attention and MLP, each normed before and added to the residual stream.
 
-    def __init__(self, config: ModelConfig) -> None:
+    With an input residual it begins with a learned mix of the stream and the first block's input.
+    """
+
+    def __init__(self, config: ModelConfig, *, is_first: bool) -> None:
         super().__init__()
+        self.is_first = is_first
+        self.input_mix = nn.Parameter(torch.empty(2)) if config.input_residual else None
         self.attention_norm = build_norm(config)
         self.attention = Attention(config)
         self.mlp_norm = build_norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x_bsw: Tensor) -> Tensor:
-        mixed_bsw = self.attention(self.attention_norm(x_bsw))
+    def forward(
+        self,
+        stream_bsw: Tensor,
+        first_input_bsw: Tensor | None = None,
+        first_values_bsc: Tensor | None = None,
+        table_values_bsc: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """The stream behind the block; the first block gives with it what the later ones read."""
+        x_bsw = stream_bsw
+        if self.input_mix is not None:
+            first_input_bsw = stream_bsw if first_input_bsw is None else first_input_bsw
+            x_bsw = mix(stream_bsw, first_input_bsw, self.input_mix)
+        mixed_bsw, values_bsc = self.attention(
+            self.attention_norm(x_bsw), first_values_bsc, table_values_bsc
+        )
+        out_bsw = self._add(x_bsw, mixed_bsw)
+        first_pieces = (stream_bsw if self.input_mix is not None else None, values_bsc)
+        beside = [piece for piece in first_pieces if piece is not None]
+        return (out_bsw, *beside) if self.is_first and beside else out_bsw
+
+    def _add(self, x_bsw: Tensor, mixed_bsw: Tensor) -> Tensor:
+        """The attention's and then the MLP's result added to the stream."""
         norm = self.mlp_norm
         if isinstance(norm, LayerNorm) and norm.bias is not None:
             x_bsw, normed_bsw = kernels.add_norm(
@@ -108,7 +157,10 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped queries."""
+    """Causal self-attention with grouped queries.
+
+    With a value residual the values are a learned mix of its own and the first block's.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -120,23 +172,33 @@ class Attention(nn.Module):
         self.output = Linear(config.heads * size, config.width, config.bias)
         self.query_norm = RMSNorm(size, config.norm_epsilon) if config.qk_norm else None
         self.key_norm = RMSNorm(size, config.norm_epsilon) if config.qk_norm else None
+        self.value_mix = nn.Parameter(torch.empty(2)) if config.value_residual else None
 
-    def forward(self, x_bsw: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_bsw: Tensor,
+        first_values_bsc: Tensor | None = None,
+        table_values_bsc: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What is added to the stream; with a value residual also the block's own values."""
         is_plain = self.query_norm is None and self.config.positions != "rotary"
-        if is_plain and kernels.usable(x_bsw):
-            return self._packed(x_bsw)
+        if is_plain and self.value_mix is None and kernels.usable(x_bsw):
+            return self._packed(x_bsw), None
+        values_bsc = own_bsc = self.value(x_bsw)
+        if self.value_mix is not None:
+            first_values_bsc = own_bsc if first_values_bsc is None else first_values_bsc
+            values_bsc = mix(own_bsc, first_values_bsc, self.value_mix)
         heads = (*x_bsw.shape[:2], -1, self.config.head_size)
         q_bshd = self.query(x_bsw).view(heads)
         k_bskd = self.key(x_bsw).view(heads)
-        v_bskd = self.value(x_bsw).view(heads)
+        v_bskd = values_bsc.view(heads)
         if self.query_norm is not None and self.key_norm is not None:
             q_bshd, k_bskd = self.query_norm(q_bshd), self.key_norm(k_bskd)
         if self.config.positions == "rotary":
             tables = rotary_tables(self.config, x_bsw.shape[1], x_bsw.device, x_bsw.dtype)
             q_bshd, k_bskd = rotate(q_bshd, tables), rotate(k_bskd, tables)
         out_bshd = causal_attention(q_bshd, k_bskd, v_bskd)
-        projected_bsw: Tensor = self.output(out_bshd.flatten(2))
-        return projected_bsw
+        return self.output(out_bshd.flatten(2)), None if self.value_mix is None else own_bsc
 
     def _packed(self, x_bsw: Tensor) -> Tensor:
         """The same with one product for queries, keys and values."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from motley.model.config import LatentAttention, MixtureOfExperts, ModelConfig
+from motley.model.table_counts import projected_width
 
 Sharding = Literal["column", "row", "none"]
 """How tensor parallelism splits a matrix: its outputs ("column"), its inputs ("row"), or not at all
@@ -101,9 +102,13 @@ def attention_core(config: ModelConfig, layer: int) -> AttentionCore | None:
 
 def _embedding_products(config: ModelConfig) -> tuple[Product, ...]:
     """The look-up is no product."""
-    if config.embedding_width is None:
-        return ()
-    return (Product("projection", "token", config.embedding_width, config.width, "none"),)
+    products = []
+    if config.embedding_width is not None:
+        width = config.embedding_width
+        products.append(Product("projection", "token", width, config.width, "none"))
+    if ngrams := projected_width(config):
+        products.append(Product("ngram_projection", "ngrams", ngrams, config.width, "none"))
+    return tuple(products)
 
 
 def _head_products(config: ModelConfig) -> tuple[Product, ...]:

@@ -30,8 +30,6 @@ def _not_computed(config: ModelConfig) -> Iterator[str]:
         yield "the activation 'geglu'"
     if config.arrangement != "pre_norm":
         yield f"blocks in the arrangement '{config.arrangement}'"
-    if config.embedding_norm:
-        yield "a norm after the embedding"
     if config.embedding_width is not None:
         yield "an embedding of another width than the stream"
     window = config.attention_window

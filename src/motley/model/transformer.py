@@ -15,6 +15,7 @@ from motley.errors import CheckpointError
 from motley.model.config import ModelConfig
 from motley.model.init import initialize
 from motley.model.layers import Embedding, Head, build_layer, parameter_name
+from motley.model.run import hidden
 
 
 def build_transformer(
@@ -57,10 +58,7 @@ class Transformer(nn.Module):
 
     def hidden(self, tokens_bs: Tensor) -> Tensor:
         """The residual stream [b, s, w] before the head."""
-        x_bsw: Tensor = self.embedding(tokens_bs)
-        for block in list(self.layers)[1:-1]:
-            x_bsw = block(x_bsw)
-        return x_bsw
+        return hidden(self.config, list(self.layers), tokens_bs)
 
     def logits(self, tokens_bs: Tensor) -> Tensor:
         """The next token's scores [b, s, v] after each token."""

@@ -17,6 +17,7 @@ from motley.chips.chip import Chip
 from motley.model.config import ModelConfig
 from motley.model.counts import LayerCounts, layer_counts
 from motley.model.products import attention_core
+from motley.model.stream import carried_width, stream_width
 from motley.plan.kernels import Engine, engine_of, pass_seconds
 from motley.plan.layout import Layout
 from motley.plan.messages import Messages, Place, messages_of
@@ -187,10 +188,13 @@ def boundary_bytes(
     num_samples: int,
     first: Precision,
     second: Precision,
+    layer: int | None = None,
 ) -> int:
     """Size of the activations (or their gradients) that pass between two stages.
 
-    They travel in the format of both chips where it is the same one, else in fp32.
+    They travel in the format of both chips where it is the same one, else in fp32. `layer` is the
+    first behind the boundary; unset means the boundary over which most passes.
     """
+    width = stream_width(config) if layer is None else carried_width(config, layer)
     bytes_per_element = BYTES_PER_ELEMENT[first if first == second else "fp32"]
-    return num_samples * sequence_length * config.width * bytes_per_element
+    return num_samples * sequence_length * width * bytes_per_element

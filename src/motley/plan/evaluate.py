@@ -94,8 +94,9 @@ class Evaluator(StageTables):
                 weight.append((delayed, self.weight_seconds(stage, last, layout)))
         send, latency = [], []
         for before, after in pairwise(stages):
-            whole_s, edge_latency = self.edge_seconds(before.block, after.block, full)
-            send.append((whole_s, self.edge_seconds(before.block, after.block, last)[0]))
+            edge, layer = (before.block, after.block), after.first_layer
+            whole_s, edge_latency = self.edge_seconds(*edge, full, layer)
+            send.append((whole_s, self.edge_seconds(*edge, last, layer)[0]))
             latency.append(edge_latency)
         return PipelineCost(
             start_s=self._starts(replica, layouts),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from motley.model.activations import FP32_BYTES, Kept, layer_activations
+from motley.model.activations import FP32_BYTES, INT64_BYTES, Kept, layer_activations
 from motley.model.config import ModelConfig
 from motley.model.counts import LayerCounts
 from motley.model.products import layer_products
@@ -177,7 +177,7 @@ class _View:
 
     def _input_bytes(self) -> float:
         if self.layer == 0:
-            return self.stream(self.counts.activation_bytes)
+            return self.stream(self.length * INT64_BYTES)
         before = counts_of(self.config, self.layer - 1, self.length, self.precision)
         return self.stream(before.output_bytes) * (2 if self._is_wide else 1)
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from motley.model.config import ModelConfig
+from motley.model.stream import FIRST_INPUT, FIRST_VALUES, carried, stream_width
 from motley.plan.footprint import MARGIN, context_bytes
 from motley.plan.held import Held, held_in_stage, largest_group
 from motley.plan.layer_memory import Transient, last_exchange, layer_memory
@@ -153,6 +154,7 @@ def _sums(
 ) -> _Layers:
     kept, cached = 0.0, 0.0
     transients: list[Transient] = []
+    beside = _carried_bytes(config, sequence_length, precision, (first, last), layout)
     for layer, count in _kinds(config, first, last):
         memory = layer_memory(config, layer, sequence_length, precision, layout, stack)
         kept += count * memory.saved_bytes
@@ -161,10 +163,31 @@ def _sums(
     return _Layers(
         held=held_in_stage(config, first, last),
         largest_group=largest_group(config, first, last),
-        kept_bytes=kept + memory.output_bytes,
+        kept_bytes=kept + memory.output_bytes + beside,
         transients=tuple(transients),
         cached_bytes=cached,
     )
+
+
+def _carried_bytes(
+    config: ModelConfig,
+    sequence_length: int,
+    precision: Precision,
+    layers: tuple[int, int],
+    layout: Layout,
+) -> int:
+    """What a stage keeps once for all of its blocks, beside the residual stream. It came with the
+    message, or from the first layers, where the first block keeps a part of it itself. A stage that
+    begins with the first block is given a little too much, as all of its kind are alike."""
+    first, last = layers
+    if last == 1 or first == config.num_layers - 1:
+        return 0
+    width = stream_width(config) - config.width
+    if first == 0:
+        pieces = carried(config, 2)
+        own = (FIRST_INPUT,) if layout.recompute == "full" else (FIRST_INPUT, FIRST_VALUES)
+        width -= sum(pieces.get(piece, 0) for piece in own)
+    return sequence_length * width * BYTES_PER_ELEMENT[precision]
 
 
 def _kinds(config: ModelConfig, first: int, last: int) -> list[tuple[int, int]]:
@@ -190,7 +213,8 @@ def _edge_bytes(
     """Messages from and to the stages before and behind."""
     edges = (layers[0] > 0) + (layers[1] < config.num_layers)
     split = layout.tensor if stack.sequence_parallel else 1
-    return edges * stack.footprint.edge_bytes * samples * sequence_length * config.width / split
+    width = stream_width(config)
+    return edges * stack.footprint.edge_bytes * samples * sequence_length * width / split
 
 
 def _bucket_bytes(sums: _Layers, layout: Layout, stack: Stack) -> float:

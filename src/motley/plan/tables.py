@@ -387,8 +387,14 @@ class StageTables:
             )
         return found
 
-    def edge_seconds(self, first: int, second: int, num_samples: int) -> tuple[float, float]:
-        """How long one message occupies the edge between two blocks, and its latency."""
+    def edge_seconds(
+        self, first: int, second: int, num_samples: int, layer: int | None = None
+    ) -> tuple[float, float]:
+        """How long one message occupies the edge between two blocks, and its latency. `layer` is
+        the first behind the edge; unset means where most passes.
+
+        A message that holds up its chip holds it up while a library begins it, too.
+        """
         link = self.links.link(first, second)
         num_bytes = boundary_bytes(
             self.config,
@@ -396,6 +402,7 @@ class StageTables:
             num_samples,
             self.blocks[first].chip.precision,
             self.blocks[second].chip.precision,
+            layer,
         )
         return send_seconds(num_bytes, link), link.latency_s
 

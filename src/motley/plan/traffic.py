@@ -55,6 +55,7 @@ def between_sites(plan: Plan, recipe: Recipe, cluster: Cluster) -> Iterator[Sent
                     replica.num_samples,
                     before.precision,
                     after.precision,
+                    after.first_layer,
                 )
                 yield Sent(before.chip, after.chip, num_bytes)
     yield from _gradients(plan, recipe, cluster)

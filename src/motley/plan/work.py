@@ -28,11 +28,18 @@ two casts (Hugging Face's models)."""
 SOFTMAX_KERNELS = {"fused": 6.0, "eager": 9.0, "eager-fp32": 12.0}
 """Launched for the whole core of unfused attention, forward."""
 
+MIX_ELEMENTS = 5.0
+"""Read and written for a mix of two tensors: one is scaled, the other scaled and added to it."""
+
 LOGIT_BYTES_FORWARD = 22
 """Per logit: written in 16 bits, read and widened to fp32, log-softmax reads and writes."""
 
 LOGIT_BYTES_BACKWARD = 22
 """Per logit: the softmax's gradient in fp32, narrowed, read."""
+
+CAP_BYTES = 44
+"""Per logit that is capped, in fp32: divided, its hyperbolic tangent, the slope, scaled, and its
+gradient multiplied by the slope."""
 
 LOGIT_BYTES_FUSED = 8
 """The same in one pass each way, as a compiled or a chunked loss does it."""
@@ -238,11 +245,15 @@ class _Passes(NamedTuple):
         per_element = 8.0 if stack.fused else eager
         if stack.dropout:
             per_element += 1.0 if stack.fused else 5.0
+        per_element += MIX_ELEMENTS * self.config.input_residual
         queries = self.core.query_heads * self.core.query_key_size
         keys = self.core.key_value_heads * (self.core.query_key_size + self.core.value_size)
         # Copies of queries, keys and values from one layout to another, or their rotation.
         eager = 6.0 if self.config.positions == "rotary" else 3.0
         mixed = (queries + keys) / tensor * self.tokens * (2.0 if stack.fused else eager)
+        if self.config.value_residual:
+            values = self.core.key_value_heads * self.core.value_size
+            mixed += MIX_ELEMENTS * values / tensor * self.tokens
         return stream * per_element + mixed + self._hidden()
 
     def _hidden(self) -> float:
@@ -260,9 +271,10 @@ class _Passes(NamedTuple):
     def logits(self) -> tuple[float, float]:
         """Bytes moved by the loss, forward and backward."""
         count = self.tokens * self.config.vocabulary / self.layout.tensor
+        capped = CAP_BYTES * count if self.config.logit_softcap is not None else 0.0
         if self.stack.fused_loss:
-            return LOGIT_BYTES_FUSED * count, LOGIT_BYTES_FUSED * count
-        return LOGIT_BYTES_FORWARD * count, LOGIT_BYTES_BACKWARD * count
+            return LOGIT_BYTES_FUSED * count + capped, LOGIT_BYTES_FUSED * count
+        return LOGIT_BYTES_FORWARD * count + capped, LOGIT_BYTES_BACKWARD * count
 
     def kernels(self) -> float:
         """Launched by the host."""

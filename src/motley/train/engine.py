@@ -21,6 +21,7 @@ from motley.chips.runtime import Runtime
 from motley.data.batches import SampleSource
 from motley.errors import DivergedError
 from motley.model.counts import parameter_groups
+from motley.model.stream import carried_width
 from motley.optim.average import TailAverage
 from motley.optim.optimizer import Optimizer
 from motley.plan.plan import Placement
@@ -165,9 +166,9 @@ class Engine:
         replica, place = self.placement.replica, self.placement
         num_micro_batches = share.num_micro_batches
         if self.edges.inputs:
-            self.edges.inputs.expect(share.shapes(self.recipe.model.width))
+            self.edges.inputs.expect(self._shapes(share, place.stage.first_layer))
         if self.edges.output_gradients:
-            self.edges.output_gradients.expect(share.shapes(self.recipe.model.width))
+            self.edges.output_gradients.expect(self._shapes(share, place.stage.last_layer))
         self.reducer.start_step()
         self._pending = self._completing_layers()
         losses: list[Tensor] = []
@@ -192,6 +193,10 @@ class Engine:
                 sender.finish()
         loss_sum = float(torch.stack(losses).double().sum()) if losses else 0.0
         return loss_sum, num_targets
+
+    def _shapes(self, share: Share, layer: int) -> list[tuple[int, int, int]]:
+        """Of the messages that pass before `layer` in a step."""
+        return share.shapes(carried_width(self.recipe.model, layer))
 
     def _load(
         self, share: Share, micro_batch: int, source: SampleSource

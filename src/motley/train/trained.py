@@ -57,9 +57,7 @@ def write_text(
     """What the model writes after `prompt`; the same for the same seed."""
     start = tokenizer.encode(prompt) or [tokenizer.end_of_text]
     generator = torch.Generator().manual_seed(seed)
-    tokens = generate(
-        list(model.layers), torch.tensor([start]), num_tokens, temperature, 50, generator
-    )
+    tokens = generate(model, torch.tensor([start]), num_tokens, temperature, 50, generator)
     written = tokens[0, len(start) :].tolist()
     if tokenizer.end_of_text in written:
         written = written[: written.index(tokenizer.end_of_text)]

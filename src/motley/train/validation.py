@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from motley.data.batches import SampleSource, bits_per_byte
+from motley.model.stream import carried_width
 from motley.train.engine import Engine
 
 
@@ -21,8 +22,9 @@ def validate(
     samples = _share(engine, num_samples)
     size = engine.placement.replica.micro_batch_size
     batches = [range(first, min(first + size, samples.stop)) for first in samples[::size]]
-    shape = (engine.recipe.batch.sequence_length, engine.recipe.model.width)
     if engine.edges.inputs:
+        width = carried_width(engine.recipe.model, engine.placement.stage.first_layer)
+        shape = (engine.recipe.batch.sequence_length, width)
         engine.edges.inputs.expect([(len(batch), *shape) for batch in batches])
     totals = torch.zeros(3, dtype=torch.float64)
     for batch in batches:
