@@ -130,7 +130,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     job = start(jobs.make_run(tmp_path / "run", recipe, cluster, plan, data))
     with pytest.raises(DivergedError, match="the loss is") as raised:
         job.finish()
-    assert "learning rate" in raised.value.remedy
+    assert "optimizer.learning_rate = 10 " in raised.value.message
+    assert "Lower that learning rate" in raised.value.remedy
+    assert "checkpoint" in raised.value.remedy
 
 
 def write_toml(path: Path, table: dict[str, object]) -> Path:

@@ -28,6 +28,7 @@ from motley.recipe import Recipe
 from motley.train.channel import ReductionClock
 from motley.train.edges import Receiver, Sender
 from motley.train.engine import Edges, Engine
+from motley.train.health import LossWatch
 from motley.train.parameters import StageParameters, build_parameters
 from motley.train.reduce import GradientReducer
 from motley.train.scaling import loss_scale_for
@@ -149,6 +150,7 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
         control=groups.control,
         clock=ReductionClock(plan, cluster, buckets),
         scale=loss_scale_for({place.stage.precision for place in plan.placements()}),
+        watch=LossWatch(recipe),
         answers_for=_answers_for(buckets, rank),
         timer=StepTimer(runtime),
     )

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from motley.chips.runtime import Runtime
 from motley.data.batches import SampleSource
-from motley.errors import DivergedError
 from motley.model.counts import parameter_groups
 from motley.model.stream import carried_width
 from motley.optim.average import TailAverage
@@ -33,6 +32,7 @@ from motley.train.channel import ReductionClock
 from motley.train.checkpoint import LiveState
 from motley.train.edges import Receiver, Sender
 from motley.train.exchange import RankReport, exchange
+from motley.train.health import LossWatch
 from motley.train.parameters import StageParameters
 from motley.train.reduce import GradientReducer
 from motley.train.scaling import LossScale
@@ -83,6 +83,7 @@ class Engine:
     control: dist.ProcessGroup | None
     clock: ReductionClock
     scale: LossScale
+    watch: LossWatch
     answers_for: tuple[int, ...]
     """Parameter groups whose norm and checkpoint this rank answers for."""
     timer: StepTimer
@@ -127,7 +128,7 @@ class Engine:
     def train_step(self, step: int, source: SampleSource, *, rate: float, stop: bool) -> StepResult:
         """One update on the samples of step `step` (from 0), at learning rate `rate`.
 
-        `DivergedError` if the loss is not finite.
+        `DivergedError` if the loss is not finite or far too high for long.
         """
         share = share_of(self.recipe, self.placement, step)
         loss_sum, num_targets = self._pipeline(share, source)
@@ -150,7 +151,13 @@ class Engine:
         self._communication_s = totals["sync"]
         targets = sum(report.num_targets for report in reports)
         loss = sum(report.loss_sum for report in reports) / max(targets, 1.0)
-        self._check(loss, norm, step)
+        self.watch.look(
+            step,
+            loss,
+            norm,
+            rate / self.recipe.optimizer.learning_rate,
+            skips=self.scale.is_dynamic,
+        )
         return StepResult(
             loss=loss,
             gradient_norm=norm,
@@ -302,15 +309,6 @@ class Engine:
         self.scale.update(finite=finite)
         self.runtime.spend(0.0, MOTLEY.optimizer_bytes * self.parameters.num_parameters)
         return norm
-
-    def _check(self, loss: float, norm: float, step: int) -> None:
-        if math.isfinite(loss) and (math.isfinite(norm) or self.scale.is_dynamic):
-            return
-        raise DivergedError(
-            f"step {step + 1}: the loss is {loss}, the gradient norm {norm}.",
-            remedy="Lower the learning rate or lengthen the warm-up, then resume from the "
-            "newest checkpoint.",
-        )
 
 
 def _ignore(layer: int) -> None:

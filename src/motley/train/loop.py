@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from motley.data.batches import SampleSource
-from motley.errors import StorageError
-from motley.train.checkpoint import CheckpointWriter, Progress
+from motley.errors import DivergedError, StorageError
+from motley.train.checkpoint import CheckpointWriter, Progress, newest_whole
 from motley.train.course import Course
 from motley.train.engine import Engine, StepResult
 from motley.train.folder import RunFolder
@@ -47,7 +47,7 @@ class Training:
         while not stopped and not self.course.is_over(step):
             rate = self.course.learning_rate(step)
             stop = self._stop_requested()
-            result = self.engine.train_step(step, self.samples, rate=rate, stop=stop)
+            result = self._train_step(step, rate, stop=stop)
             step, stopped = step + 1, result.stop
             self._record(step, result)
             self.course.after_step(step, result)
@@ -63,6 +63,17 @@ class Training:
         if self.journal:
             reason = "done" if self.course.is_over(step) else "stopped"
             self.journal.end(step, reason, time.monotonic() - began)
+
+    def _train_step(self, step: int, rate: float, *, stop: bool) -> StepResult:
+        """`DivergedError` with the checkpoint to go back to if the training is lost."""
+        try:
+            return self.engine.train_step(step, self.samples, rate=rate, stop=stop)
+        except DivergedError as lost:
+            newest = newest_whole(self.folder.checkpoints, lambda text: None)
+            kept = "No checkpoint was saved yet"
+            if newest:
+                kept = f"The last good checkpoint is kept: {newest[0].name} in {newest[0].parent}"
+            raise DivergedError(lost.message, remedy=f"{lost.remedy} {kept}.") from None
 
     def _stop_requested(self) -> bool:
         return self.journal is not None and self.folder.stop_request.exists()
@@ -90,6 +101,13 @@ class Training:
 
     def _begin_save(self, step: int) -> None:
         if self.writer.is_running or step == self._saved_step:
+            return
+        if self.engine.watch.is_suspect:
+            if self.journal:
+                self.journal.message(
+                    f"Step {step}: the loss is far above what it was; no checkpoint is saved, so "
+                    "that older ones stay."
+                )
             return
         engine = self.engine
         self._save_began = time.monotonic()
