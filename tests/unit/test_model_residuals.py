@@ -17,6 +17,7 @@ from motley.model.config import ModelConfig
 from motley.model.init import initial_value
 from motley.model.mix import mix
 from motley.model.stream import carried, carried_width, reads, stream_width, writes
+from motley.model.table_config import MemoryTables
 from motley.model.transformer import build_transformer
 from motley.train.message import pack, unpack
 
@@ -57,6 +58,8 @@ def plain_loss(
         )
         first_values = v if first_values is None else first_values
         v = p[b + "attention.value_mix"][0] * v + p[b + "attention.value_mix"][1] * first_values
+        if (weights := p.get(b + "attention.table_mix")) is not None:
+            v = weights[0] * v + weights[1] * p["tables.value"][tokens].view(v.shape)
         q = turned(norm(q, p[b + "attention.query_norm.weight"], epsilon), config.rope_theta)
         k = turned(norm(k, p[b + "attention.key_norm.weight"], epsilon), config.rope_theta)
         groups = config.heads // config.num_key_value_heads
@@ -74,8 +77,9 @@ def plain_loss(
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
-def test_loss_and_gradients_are_those_of_plain_code() -> None:
-    config = dataclasses.replace(FRUGAL, layers=3)
+@pytest.mark.parametrize("tables", [None, MemoryTables(value_blocks=(0, 2))])
+def test_loss_and_gradients_are_those_of_plain_code(tables: MemoryTables | None) -> None:
+    config = dataclasses.replace(FRUGAL, layers=3, tables=tables)
     model = build_transformer(config, seed=1, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -89,7 +93,7 @@ def test_loss_and_gradients_are_those_of_plain_code() -> None:
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     for name, parameter in model.named().items():
-        error = (parameter.grad - copies[name].grad).norm() / copies[name].grad.norm()
+        error = (parameter.grad.to_dense() - copies[name].grad).norm() / copies[name].grad.norm()
         assert error < 1e-5, name
 
 
@@ -130,6 +134,8 @@ def test_edges_carry_what_is_read_behind_them() -> None:
     assert list(carried(config, 2)) == ["stream", "first_input", "first_values"]
     assert stream_width(config) == 120
     assert stream_width(SHAPES["gpt2"]) == 48
+    tables = dataclasses.replace(config, tables=MemoryTables(value_blocks=(0, 1)))
+    assert [carried_width(tables, layer) for layer in range(6)] == [0, 72, 144, 120, 48, 0]
     alone = dataclasses.replace(FRUGAL, layers=1)
     assert stream_width(alone) == 48
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from motley.model.config import LatentAttention, MixtureOfExperts, ModelConfig
+from motley.model.stream import TABLE_VALUES, reads
 from motley.model.table_counts import projected_width
 
 FP32_BYTES = 4
@@ -39,7 +40,8 @@ class Kept(NamedTuple):
 def layer_activations(config: ModelConfig, layer: int) -> tuple[Kept, ...]:
     """What one layer keeps, its input too; layer 0 is the embedding, the last one the head.
 
-    The first block's input and values, which all blocks read, count in the first block alone.
+    The first block's input and values, which all blocks read, count in the first block alone, and
+    rows of the value table in none.
     """
     if layer == 0:
         return tuple(_embedding(config))
@@ -47,7 +49,7 @@ def layer_activations(config: ModelConfig, layer: int) -> tuple[Kept, ...]:
         return tuple(_head(config))
     if not 0 < layer < config.num_layers - 1:
         raise IndexError(f"layer {layer}: the model has layers 0 to {config.num_layers - 1}")
-    attention = _latent(config, config.latent) if config.latent else _attention(config)
+    attention = _latent(config, config.latent) if config.latent else _attention(config, layer)
     has_experts = config.mixture is not None and config.has_experts(layer)
     mlp = (
         _mixture(config, config.mixture)
@@ -92,15 +94,15 @@ def _stream(config: ModelConfig) -> Iterator[Kept]:
         yield _statistics(config, f"norm {number} statistics")
 
 
-def _attention(config: ModelConfig) -> Iterator[Kept]:
+def _attention(config: ModelConfig, layer: int) -> Iterator[Kept]:
     queries = config.heads * config.head_size
     keys = config.num_key_value_heads * config.head_size
     if config.qk_norm:
         heads = config.heads + config.num_key_value_heads
         yield Kept("unnormed query and key", queries + keys, "own", True, True)
         yield Kept("query and key statistics", heads, "fp32", True, True)
-    if config.value_residual:
-        yield Kept("own value", keys, "own", True, True)
+    if num_mixes := config.value_residual + (TABLE_VALUES in reads(config, layer)):
+        yield Kept("unmixed values", num_mixes * keys, "own", True, True)
     yield Kept("query", queries, "own", True, True)
     yield Kept("key and value", 2 * keys, "own", True, True)
     yield Kept("mixed", queries, "own", True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from motley.model.activations import FP32_BYTES, layer_activations
 from motley.model.config import ModelConfig
 from motley.model.products import Product, attention_core, layer_products
+from motley.model.stream import TABLE_VALUES, reads
 from motley.model.table_counts import table_parameters
 from motley.units import BYTES_PER_ELEMENT, Precision
 
@@ -162,9 +163,10 @@ def _block_counts(config: ModelConfig, layer: int, length: int, element_bytes: i
     core = attention_core(config, layer)
     attention_flops = core.forward_flops(length) if core else 0.0
     forward_flops = length * sum(product.flops_per_token for product in products) + attention_flops
+    mixes = config.input_residual + config.value_residual + (TABLE_VALUES in reads(config, layer))
     largest = max(product.in_width * product.out_width for product in products)
     return LayerCounts(
-        parameters=sum(product.parameters for product in products) + norms + _mix_weights(config),
+        parameters=sum(product.parameters for product in products) + norms + 2 * mixes,
         forward_flops=forward_flops,
         backward_flops=2 * forward_flops,
         activation_bytes=length * _kept_bytes_per_token(config, layer, element_bytes),
@@ -240,11 +242,6 @@ def _inner_norm_parameters(config: ModelConfig) -> int:
     if config.latent is not None:
         return config.latent.key_value_rank + (config.latent.query_rank or 0)
     return 2 * config.head_size if config.qk_norm else 0
-
-
-def _mix_weights(config: ModelConfig) -> int:
-    """Two for each mix."""
-    return 2 * (config.input_residual + config.value_residual)
 
 
 def _norm_workspace_per_token(config: ModelConfig, element_bytes: int) -> int:

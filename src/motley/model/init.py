@@ -21,8 +21,13 @@ STANDARD_DEVIATION = 0.02
 """As in GPT-2 (Radford et al. 2019)."""
 RESIDUAL_PROJECTIONS = ("attention.output.weight", "mlp.down.weight")
 """What adds to the residual stream; scaled by 1 / sqrt(2 x layers), as in GPT-2."""
-MIXES = {".input_mix": (1.0, 0.0), ".attention.value_mix": (0.5, 0.5)}
-"""Weights of mixes: nothing of the input, and both values alike, as in modded-nanogpt."""
+MIXES = {
+    ".input_mix": (1.0, 0.0),
+    ".attention.value_mix": (0.5, 0.5),
+    ".attention.table_mix": (1.0, 1.0),
+}
+"""Weights of mixes: nothing of the input, and both values alike, as in modded-nanogpt. Rows of
+tables are zero at the start."""
 _PIECE = 2**20
 
 

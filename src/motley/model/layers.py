@@ -24,6 +24,7 @@ from motley.model.config import ModelConfig
 from motley.model.loss import cross_entropy_sum, soft_cap
 from motley.model.mix import mix
 from motley.model.norm import LayerNorm, RMSNorm, build_norm
+from motley.model.stream import TABLE_VALUES, reads
 from motley.model.table_config import TABLES
 from motley.model.table_counts import projected_width
 from motley.model.tables import Tables
@@ -50,7 +51,7 @@ def build_layer(
         raise IndexError(f"layer {layer}: the model has layers 0 to {config.num_layers - 1}")
     with torch.device("meta"):
         if 0 < layer < config.num_layers - 1:
-            module: nn.Module = Block(config, is_first=layer == 1)
+            module: nn.Module = Block(config, layer)
         else:
             module = Head(config) if layer else Embedding(config)
     return module.to(dtype).to_empty(device=device)
@@ -113,12 +114,12 @@ class Block(nn.Module):
     With an input residual it begins with a learned mix of the stream and the first block's input.
     """
 
-    def __init__(self, config: ModelConfig, *, is_first: bool) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.is_first = is_first
+        self.is_first = layer == 1
         self.input_mix = nn.Parameter(torch.empty(2)) if config.input_residual else None
         self.attention_norm = build_norm(config)
-        self.attention = Attention(config)
+        self.attention = Attention(config, has_table=TABLE_VALUES in reads(config, layer))
         self.mlp_norm = build_norm(config)
         self.mlp = MLP(config)
 
@@ -159,10 +160,11 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention with grouped queries.
 
-    With a value residual the values are a learned mix of its own and the first block's.
+    With a value residual the values are a learned mix of its own and the first block's; with a
+    value table they are mixed with the tokens' rows behind that.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, has_table: bool) -> None:
         super().__init__()
         self.config = config
         size, bias = config.head_size, config.has_query_key_value_bias
@@ -173,6 +175,7 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(size, config.norm_epsilon) if config.qk_norm else None
         self.key_norm = RMSNorm(size, config.norm_epsilon) if config.qk_norm else None
         self.value_mix = nn.Parameter(torch.empty(2)) if config.value_residual else None
+        self.table_mix = nn.Parameter(torch.empty(2)) if has_table else None
 
     def forward(
         self,
@@ -181,13 +184,15 @@ class Attention(nn.Module):
         table_values_bsc: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """What is added to the stream; with a value residual also the block's own values."""
-        is_plain = self.query_norm is None and self.config.positions != "rotary"
-        if is_plain and self.value_mix is None and kernels.usable(x_bsw):
+        if self._is_plain and kernels.usable(x_bsw):
             return self._packed(x_bsw), None
         values_bsc = own_bsc = self.value(x_bsw)
         if self.value_mix is not None:
             first_values_bsc = own_bsc if first_values_bsc is None else first_values_bsc
             values_bsc = mix(own_bsc, first_values_bsc, self.value_mix)
+        if self.table_mix is not None:
+            assert table_values_bsc is not None
+            values_bsc = mix(values_bsc, table_values_bsc, self.table_mix)
         heads = (*x_bsw.shape[:2], -1, self.config.head_size)
         q_bshd = self.query(x_bsw).view(heads)
         k_bskd = self.key(x_bsw).view(heads)
@@ -199,6 +204,12 @@ class Attention(nn.Module):
             q_bshd, k_bskd = rotate(q_bshd, tables), rotate(k_bskd, tables)
         out_bshd = causal_attention(q_bshd, k_bskd, v_bskd)
         return self.output(out_bshd.flatten(2)), None if self.value_mix is None else own_bsc
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether nothing happens between the products and the attention."""
+        changes = (self.query_norm, self.value_mix, self.table_mix)
+        return self.config.positions != "rotary" and all(each is None for each in changes)
 
     def _packed(self, x_bsw: Tensor) -> Tensor:
         """The same with one product for queries, keys and values."""

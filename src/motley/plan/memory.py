@@ -192,6 +192,8 @@ def _carried_bytes(
 
 def _kinds(config: ModelConfig, first: int, last: int) -> list[tuple[int, int]]:
     """One layer of each kind in [first, last) and how many there are, in the order of layers."""
+    if config.tables is not None and config.tables.value_blocks:
+        return [(layer, 1) for layer in range(first, last)]
     dense = config.mixture.leading_dense_layers if config.mixture else config.layers
     bounds = (0, 1, 1 + dense, 1 + config.layers, config.num_layers)
     kinds = []
