@@ -79,18 +79,17 @@ def test_every_rung_sweep_and_left_out_part_makes_a_recipe(
     monkeypatch.setattr(ladder, "corpus_folder", lambda name: Path("/texts") / name)
     table = ladder.load()
     assert table.baseline in [rung.name for rung in table.variant]
-    for size in table.size:
-        for corpus in harness["corpora"].CORPORA:
-            specs = list(ladder.rung_specs(table, size, corpus, 2, None))
-            for sweep in table.sweep:
-                specs += ladder.sweep_specs(table, sweep.name, size, corpus, None)
-            specs += ladder.without_specs(table, size, corpus, 1, None)
-            for spec in specs:
-                recipe = ladder.recipe_of(spec, table.size)
-                tokens = recipe.schedule.steps * recipe.tokens_per_step
-                wanted = spec.share * spec.horizon_tokens
-                assert wanted <= tokens < wanted + recipe.tokens_per_step
-                assert recipe.batch.sequence_length == ladder.CONTEXT
+    for size, corpus in (("XS", "python"), ("M", "prose")):
+        specs = list(ladder.rung_specs(table, size, corpus, 1, None))
+        for sweep in table.sweep:
+            specs += ladder.sweep_specs(table, sweep.name, size, corpus, None)
+        specs += ladder.without_specs(table, size, corpus, 1, None)
+        for spec in specs:
+            recipe = ladder.recipe_of(spec, table.size)
+            tokens = recipe.schedule.steps * recipe.tokens_per_step
+            wanted = spec.share * spec.horizon_tokens
+            assert wanted <= tokens < wanted + recipe.tokens_per_step
+            assert recipe.batch.sequence_length == ladder.CONTEXT
 
 
 def test_what_is_tuned_for_a_size_holds_for_the_rungs_after(

@@ -13,7 +13,6 @@ from motley.report.markup import Child, Markup, join, tag
 from motley.report.svg import VIEW, Point, Scale, dots_path, line_path, tick_text
 from motley.report.tables import table
 from motley.report.words import plural, shown
-from motley.units import duration
 
 PAGE_FILE = "ablation.html"
 NUM_COLOURS = 7
@@ -70,13 +69,13 @@ def ablation_html(name: str, rows: Sequence[Row], outcomes: Sequence[Outcome]) -
 
 def _header(name: str, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> Markup:
     lower = [row for row in rows if row.verdict == "lower"]
-    best = min(lower, key=lambda row: row.mean, default=None)
+    best = min(rows, key=lambda row: row.mean)
     seeds = len({outcome.seed for outcome in outcomes})
     facts = [
         fact("runs", str(len(outcomes)), "measured", plural(seeds, "seed")),
         fact("variants", str(len(rows) - 1), "measured"),
         fact("better than the recipe", str(len(lower)), "measured"),
-        fact("best of them", best.variant if best else "none", "measured"),
+        fact("lowest", _mean_text(best), "measured", best.variant),
     ]
     return page_header("motley ablation", name, "Variants of one recipe, trained alike.", facts)
 
@@ -182,7 +181,7 @@ def _labels(steps: Scale, bits: Scale) -> list[Markup]:
 
 
 def _table(rows: Sequence[Row]) -> Markup:
-    head = ("variant", "seeds", "bits/byte", "95 % interval", "difference", "", "time of a run")
+    head = ("variant", "seeds", "bits/byte", "95 % interval", "difference", "")
     return table(head, [_cells(row) for row in rows], "Variants")
 
 
@@ -195,7 +194,6 @@ def _cells(row: Row) -> list[Child]:
         f"{interval.low:.4f} to {interval.high:.4f}" if interval else "one seed",
         _difference_text(row.difference) if row.difference else "",
         VERDICTS[row.verdict],
-        duration(row.training_s),
     ]
 
 
