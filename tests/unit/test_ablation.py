@@ -73,6 +73,7 @@ def test_changes_reach_into_tables_and_are_checked_like_a_file() -> None:
     assert (made.model.norm, made.schedule.steps, made.name) == ("rmsnorm", 7, "x")
     assert dataclasses.replace(made, model=RECIPE.model, schedule=RECIPE.schedule,
                                name=RECIPE.name) == RECIPE  # fmt: skip
+    assert changed(made, {"model.norm": "unset", "name": "unset"}).model == RECIPE.model
     with pytest.raises(RecipeError, match="learning_rte") as error:
         changed(RECIPE, {"optimizer.learning_rte": 1})
     assert "learning_rate" in error.value.remedy

@@ -16,12 +16,15 @@ from motley.recipe import Recipe, parse_recipe
 Changes = Mapping[str, Any]
 """Dotted key of `recipe.toml` to its value."""
 
+UNSET = "unset"
+"""The value that takes a key out, so that it is as if the recipe did not have it."""
+
 _NEXT_KEY = re.compile(r",(?=\s*[A-Za-z_][\w.]*\s*=)")
 
 
 def changed(recipe: Recipe, changes: Changes) -> Recipe:
-    """The recipe with these keys set; `RecipeError` for an unknown key or a value that it does not
-    take, as if it stood in the recipe's file."""
+    """The recipe with these keys set, or taken out by "unset"; `RecipeError` for an unknown
+    key or a value that it does not take, as if it stood in the recipe's file."""
     table = recipe.to_dict()
     for key, value in changes.items():
         *sections, name = key.split(".")
@@ -30,7 +33,10 @@ def changed(recipe: Recipe, changes: Changes) -> Recipe:
             inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
                 raise RecipeError(f"{key}: {section} is a value, not a table with keys.")
-        inner[name] = value
+        if value == UNSET:
+            inner.pop(name, None)
+        else:
+            inner[name] = value
     return parse_recipe(table)
 
 
