@@ -138,7 +138,7 @@ def test_the_digest_changes_with_every_section(section: str) -> None:
         (table("model", layer=3), "recipe.model: unknown key 'layer'.\nDid you mean 'layers'?"),
         (
             table("schedule", decay="cosin"),
-            "recipe.schedule.decay: 'cosin' is not one of 'cosine', 'linear', 'constant'.\n"
+            "recipe.schedule.decay: 'cosin' is not one of 'cosine', 'linear', 'constant', 'wsd'.\n"
             "Did you mean 'cosine'?",
         ),
         ({}, "recipe: 'model' is missing.\nAdd model = ... to recipe."),
