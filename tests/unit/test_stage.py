@@ -79,7 +79,7 @@ class Pipeline:
         for first, last in itertools.pairwise(cuts):
             parameters = build_parameters(config, range(first, last), self.runtime, SEED)
             costs = functools.partial(layer_cost, config, precision=precision, recompute=recompute)
-            hold_parameters(self.runtime, parameters, config, CONTEXT)
+            hold_parameters(self.runtime, parameters, config, [CONTEXT])
             self.parameters.append(parameters)
             self.stages.append(
                 StageRunner(config, self.runtime, parameters, costs, recompute=recompute)

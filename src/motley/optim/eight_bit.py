@@ -21,13 +21,9 @@ from torch.nn import functional
 
 from motley.optim.adamw import decay_where_shrinking
 from motley.optim.roles import role_of
+from motley.optim.sizes import BLOCK_ELEMENTS, PIECE_BLOCKS
 from motley.recipe import OptimizerConfig
 
-BLOCK_ELEMENTS = 256
-FEWEST_ELEMENTS = 4096
-"""Smaller parameters have next to no state and keep it in 32 bits (as in bitsandbytes)."""
-PIECE_BLOCKS = 2**12
-"""Blocks that are decoded at once: what the update takes in memory stays the same."""
 FIRST_LEVELS, FIRST_OCTAVES = 127, 20
 """Codes of either sign of a first moment, and the range of magnitudes below the largest."""
 SECOND_LEVELS, SECOND_OCTAVES = 255, 24

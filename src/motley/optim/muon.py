@@ -19,10 +19,8 @@ from motley.optim.adamw import decay_where_shrinking
 from motley.optim.orthogonal import orthogonalise
 from motley.optim.products import orthogonal_flops
 from motley.optim.schedule import momentum
+from motley.optim.sizes import STACK_ELEMENTS
 from motley.recipe import OptimizerConfig
-
-STACK_ELEMENTS = 2**22
-"""Matrices of one shape are orthogonalised together up to this size, a larger one alone."""
 
 
 def _nothing() -> None:

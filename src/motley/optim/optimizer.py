@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from motley.model.table_config import TABLES
 from motley.optim.adamw import AdamW
-from motley.optim.eight_bit import FEWEST_ELEMENTS, EightBitAdamW
+from motley.optim.eight_bit import EightBitAdamW
 from motley.optim.muon import Muon
 from motley.optim.roles import is_orthogonalised
 from motley.optim.rows import RowAdagrad
+from motley.optim.sizes import FEWEST_CODED_ELEMENTS
 from motley.recipe import OptimizerConfig
 
 
@@ -83,7 +84,7 @@ def build_optimizer(
 
 def _adamw(masters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> list[Rule]:
     """AdamW with moments of the recipe's bits; of small parameters they have 32."""
-    fewest = FEWEST_ELEMENTS if config.state_bits == 8 else float("inf")
+    fewest = FEWEST_CODED_ELEMENTS if config.state_bits == 8 else float("inf")
     large = {name: each for name, each in masters.items() if each.numel() >= fewest}
     small = {name: each for name, each in masters.items() if name not in large}
     rules: list[Rule] = []

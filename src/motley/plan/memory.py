@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from motley.model.config import ModelConfig
 from motley.model.stream import FIRST_INPUT, FIRST_VALUES, carried, stream_width
+from motley.plan import update
 from motley.plan.footprint import MARGIN, context_bytes
 from motley.plan.held import Held, held_in_stage, largest_group
 from motley.plan.layer_memory import Transient, last_exchange, layer_memory
@@ -22,6 +23,7 @@ from motley.plan.layout import Layout
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.state_memory import gradient_bytes, state_bytes, step_bytes
 from motley.plan.sync import BUCKET_BYTES, GRADIENT_BYTES
+from motley.recipe import Recipe
 from motley.units import BYTES_PER_ELEMENT, Precision
 
 ONE_CHIP = Layout()
@@ -87,11 +89,13 @@ def stage_memory(
     stack: Stack = MOTLEY,
     accumulates: bool = True,
     link_bytes_per_s: float = NVLINK_BYTES_PER_S,
+    recipe: Recipe | None = None,
 ) -> StageMemory:
     """Peak memory of the layers [first, last) with `num_in_flight` micro-batches kept.
 
     `micro_batch_size` counts the samples of the whole group. Without `accumulates` a step has one
-    micro-batch. `link_bytes_per_s` is that between the group's chips.
+    micro-batch. `link_bytes_per_s` is that between the group's chips. The update is that of
+    `recipe`, or AdamW's.
     """
     first, last = layers
     sums = _sums(config, sequence_length, precision, first, last, layout, stack)
@@ -100,8 +104,10 @@ def stage_memory(
     activations = num_in_flight * samples * sums.kept_bytes
     moment = max(each.of(samples) for each in sums.transients)
     end = last_exchange(config, sequence_length, precision, layers, layout, stack)
-    after = max(step_bytes(sums.held, layout, stack), end.of(samples))
-    state = state_bytes(sums.held, precision, layout)
+    taken = step_bytes(sums.held, layout, stack) + (update.step_bytes(recipe) if recipe else 0.0)
+    after = max(taken, end.of(samples))
+    moments = update.moment_bytes(recipe, first, last) if recipe else update.MOMENT_BYTES
+    state = state_bytes(sums.held, precision, layout, moments)
     gradients = gradient_bytes(sums.held, layout, stack)
     if accumulates or stack.footprint.gradients_stay:
         state += gradients

@@ -112,6 +112,7 @@ def _fits_alone(stage: Stage, cluster: Cluster, recipe: Recipe, stack: Stack) ->
         micro_batch_size=stage.data,
         layout=stage.layout._replace(recompute="full"),
         stack=stack,
+        recipe=recipe,
     )
     return need.total_bytes <= cluster.chip(stage.chip).memory_bytes
 

@@ -10,34 +10,34 @@ from __future__ import annotations
 from motley.plan.held import Held
 from motley.plan.layout import Layout
 from motley.plan.stack import MOTLEY, Stack
+from motley.plan.update import MOMENT_BYTES
 from motley.units import BYTES_PER_ELEMENT, Precision
 
 MASTER_BYTES = 4
-MOMENT_BYTES = 8
-"""Of both."""
 
 
-def optimizer_bytes(precision: Precision) -> int:
+def optimizer_bytes(precision: Precision, moments: float = MOMENT_BYTES) -> float:
     """Per parameter: moments, and masters where the layers compute in fewer bits."""
-    return MOMENT_BYTES + (MASTER_BYTES if BYTES_PER_ELEMENT[precision] < MASTER_BYTES else 0)
+    return moments + (MASTER_BYTES if BYTES_PER_ELEMENT[precision] < MASTER_BYTES else 0)
 
 
-STATE_BYTES_PER_PARAMETER: dict[Precision, int] = {
-    precision: BYTES_PER_ELEMENT[precision] + MOTLEY.gradient_bytes + optimizer_bytes(precision)
-    for precision in ("fp32", "bf16", "fp16", "fp8")
-}
-"""Of motley's trainer on one chip, which keeps everything there."""
+def bytes_per_parameter(precision: Precision, moments: float = MOMENT_BYTES) -> float:
+    """Of motley's trainer on one chip, which keeps everything there."""
+    kept = optimizer_bytes(precision, moments)
+    return BYTES_PER_ELEMENT[precision] + MOTLEY.gradient_bytes + kept
 
 
-def state_bytes(held: Held, precision: Precision, layout: Layout) -> float:
-    """Parameters and optimizer state on one chip."""
+def state_bytes(
+    held: Held, precision: Precision, layout: Layout, moments: float = MOMENT_BYTES
+) -> float:
+    """Parameters and optimizer state on one chip, with so many bytes of moments per parameter."""
     here, share = held.on_chip(layout), held.share(layout)
     compute_copy = BYTES_PER_ELEMENT[precision]
     if layout.sharding == "none":
-        return (compute_copy + optimizer_bytes(precision)) * here
+        return (compute_copy + optimizer_bytes(precision, moments)) * here
     if layout.sharding == "optimizer":
-        return compute_copy * here + optimizer_bytes(precision) * share
-    return (MASTER_BYTES + MOMENT_BYTES) * share
+        return compute_copy * here + optimizer_bytes(precision, moments) * share
+    return (MASTER_BYTES + moments) * share
 
 
 def gradient_bytes(held: Held, layout: Layout, stack: Stack) -> float:

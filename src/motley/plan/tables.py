@@ -32,6 +32,7 @@ from motley.plan.schedule import in_flight_of
 from motley.plan.space import TRAINABLE, Space, layouts
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.sync import all_reduce_seconds, group_exchange_seconds
+from motley.plan.update import update_flops
 from motley.recipe import Recipe
 from motley.units import Precision
 
@@ -107,6 +108,7 @@ class StageTables:
                 "model.vocab_size is not known yet; a plan needs it.",
                 remedy="Set it, or take it from the tokenizer with Recipe.with_vocabulary.",
             )
+        self.recipe = recipe
         self.config = recipe.model
         self.sequence_length = recipe.batch.sequence_length
         self.global_batch = recipe.batch.global_batch
@@ -169,6 +171,7 @@ class StageTables:
                 micro_batch_size=micro_batch_size,
                 layout=layout,
                 stack=self.stack,
+                recipe=self.recipe,
             )
         return need
 
@@ -354,7 +357,21 @@ class StageTables:
             chip = self.blocks[stage.block].chip
             seconds = optimizer_seconds(chip, self.parameters(stage), layout, self.stack)
             self.memo.updates[key] = seconds
-        return seconds
+        return seconds + self.directions_seconds(stage)
+
+    def directions_seconds(self, stage: StageChoice) -> float:
+        """Time in which the stage's chips orthogonalise their part of its matrices.
+
+        All chips that hold a matrix share that work by their speed, so none takes longer than all
+        together take for the whole model.
+        """
+        chip, first, last = self.blocks[stage.block].chip, stage.first_layer, stage.last_layer
+        alone = update_flops(self.recipe, first, last, chip.precision)
+        if not alone:
+            return 0.0
+        whole = update_flops(self.recipe, 0, self.num_layers, chip.precision)
+        together = sum(block.training_flops_per_s for block in self.blocks)
+        return min(alone / chip.training_flops_per_s, whole / together)
 
     def exchange_seconds(self, stage: StageChoice, layout: Layout) -> float:
         """Time in which the members of the stage's group add up their gradients."""

@@ -158,6 +158,7 @@ def stage_needs(replica: Replica, recipe: Recipe, *, stack: Stack = MOTLEY) -> l
             micro_batch_size=replica.micro_batch_size,
             layout=stage.layout,
             stack=stack,
+            recipe=recipe,
         )
         parts.setdefault(group, []).append(need)
     return [device_memory(parts[group]).total_bytes for group in held]

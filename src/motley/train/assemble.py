@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
@@ -20,10 +21,12 @@ from motley.model.attention import rotary_tables
 from motley.model.config import ModelConfig
 from motley.model.table_counts import table_state_bytes
 from motley.optim.average import TailAverage
+from motley.optim.curriculum import piece_phases
 from motley.plan.cost import layer_cost
 from motley.plan.plan import Placement, Plan
-from motley.plan.state_memory import STATE_BYTES_PER_PARAMETER
+from motley.plan.state_memory import bytes_per_parameter
 from motley.plan.sync import Bucket, gradient_buckets
+from motley.plan.update import MOMENT_BYTES, moment_bytes
 from motley.recipe import Recipe
 from motley.train.channel import ReductionClock
 from motley.train.edges import Receiver, Sender
@@ -132,7 +135,8 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
     parameters = build_parameters(config, stage.layers, runtime, recipe.seed)
     if groups.embeddings is not None and placement.is_first:
         parameters.tables.join(Peers(_embedding_ranks(plan), rank, *groups.embeddings))
-    hold_parameters(runtime, parameters, config, recipe.batch.sequence_length)
+    moments = moment_bytes(recipe, stage.first_layer, stage.last_layer)
+    hold_parameters(runtime, parameters, config, _lengths(recipe), moments)
     costs = functools.partial(layer_cost, config, precision=stage.precision, recompute=recompute)
     engine = Engine(
         recipe=recipe,
@@ -157,20 +161,32 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
     return engine, groups
 
 
-def hold_parameters(
-    runtime: Runtime, parameters: StageParameters, config: ModelConfig, sequence_length: int
-) -> None:
-    """Masters, gradients and two moments in fp32, and the compute copy if there is one.
+def _lengths(recipe: Recipe) -> list[int]:
+    """Of the sequences of the whole training."""
+    return [recipe.batch.sequence_length // pieces for pieces, _ in piece_phases(recipe)]
 
-    Neither they nor the rotary tables, which all layers share, count as activations.
+
+def hold_parameters(
+    runtime: Runtime,
+    parameters: StageParameters,
+    config: ModelConfig,
+    lengths: Sequence[int],
+    moments: float = MOMENT_BYTES,
+) -> None:
+    """Masters and gradients in fp32, so many bytes of moments per parameter, and the compute copy
+    if there is one.
+
+    Neither they nor the rotary tables of all lengths, which layers share, count as activations.
     """
-    tables = (
-        rotary_tables(config, sequence_length, runtime.device, runtime.dtype)
+    tables = [
+        table
+        for length in lengths
         if config.positions == "rotary"
-        else ()
-    )
+        for table in rotary_tables(config, length, runtime.device, runtime.dtype)
+    ]
     runtime.exclude([*parameters.compute.values(), *tables])
-    runtime.hold(parameters.num_parameters * STATE_BYTES_PER_PARAMETER[runtime.chip.precision])
+    kept = bytes_per_parameter(runtime.chip.precision, moments)
+    runtime.hold(parameters.num_parameters * kept)
     if 0 in parameters.modules:
         runtime.hold(table_state_bytes(config))
 

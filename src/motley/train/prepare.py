@@ -14,6 +14,7 @@ from motley.plan.plan import Plan
 from motley.plan.search import search
 from motley.plan.validate import require_executable, validate
 from motley.recipe import Recipe
+from motley.train.epochs import epochs_message
 from motley.train.folder import RunFolder, check_free, create_run_folder, open_run_folder
 from motley.train.launch import lost_chips
 
@@ -57,6 +58,8 @@ def new_run(
     trainable.require_trainable(recipe.model)
     check_free(path)
     recipe, prepared = prepare_data(recipe, report)
+    if longer := epochs_message(recipe, prepared.train.num_tokens):
+        report(longer)
     plan = _settle(plan, recipe, cluster, report)
     folder = create_run_folder(path)
     folder.write(recipe, cluster, plan, prepared.folder)
