@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from motley.errors import InputError, UnknownChipError
-from motley.plan.predict import predict, stage_bounds
+from motley.plan.predict import predict
 from motley.plan.published import COLUMNS, PublishedRow, parse_table, read_table
 from motley.plan.published_case import case_of
 from motley.plan.published_chips import named_chips
 from motley.plan.published_model import Incomplete
 from motley.plan.published_network import GIGABIT, network_of
+from motley.plan.published_split import stage_bounds
 from motley.plan.published_table import predict_rows, predict_table, summary
 
 HEADER = ",".join(COLUMNS)

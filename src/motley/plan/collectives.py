@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SOCKETS = re.compile(r"ethernet|tcp|socket", re.IGNORECASE)
 _STAGED = re.compile(r"omni-?path", re.IGNORECASE)
-_NETWORKS = re.compile(r"infiniband|rdma|slingshot|\befa\b", re.IGNORECASE)
+_NETWORKS = re.compile(r"infiniband|rdma|roce|slingshot|\befa\b", re.IGNORECASE)
 
 LONGEST_RING = 64
 """Chips from which libraries take trees, whose latency grows with the logarithm."""
@@ -91,6 +91,11 @@ def send_seconds(num_bytes: float, link: Link, constants: Constants = CONSTANTS)
     return num_bytes / (link.bandwidth_bytes_per_s * reached_share(link, constants))
 
 
+def start_seconds(link: Link, constants: Constants = CONSTANTS) -> float:
+    """Time of a message besides its bytes and the latency: what a library needs to begin it."""
+    return constants.collective_s if _is_quoted(link) else 0.0
+
+
 def reached_share(
     link: Link, constants: Constants = CONSTANTS, *, between_nodes: bool = False
 ) -> float:
@@ -117,7 +122,7 @@ def member_spread(spread: Spread, tensor: int, data: int) -> Spread:
 
 
 def _start(spread: Spread, constants: Constants) -> float:
-    return constants.collective_s if _is_quoted(spread.local) else 0.0
+    return start_seconds(spread.local, constants)
 
 
 def _is_quoted(link: Link) -> bool:

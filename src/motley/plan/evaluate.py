@@ -6,6 +6,7 @@ In the search one block stands for all alike; to predict a plan the list is what
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +18,7 @@ from motley.plan.pipeline import (
     PipelineCost,
     extrapolate_pipeline,
     gradients_complete,
+    held_up,
     run_pipeline,
 )
 from motley.plan.space import TRAINABLE, Space
@@ -98,7 +100,7 @@ class Evaluator(StageTables):
             whole_s, edge_latency = self.edge_seconds(*edge, full, layer)
             send.append((whole_s, self.edge_seconds(*edge, last, layer)[0]))
             latency.append(edge_latency)
-        return PipelineCost(
+        cost = PipelineCost(
             start_s=self._starts(replica, layouts),
             forward_s=tuple(forward),
             backward_s=tuple(backward),
@@ -108,6 +110,7 @@ class Evaluator(StageTables):
             devices=replica.held_by,
             weight_s=tuple(weight),
         )
+        return held_up(cost) if self.stack.blocking_sends else cost
 
     def _starts(self, replica: ReplicaChoice, layouts: Sequence[Layout]) -> tuple[float, ...]:
         """When each stage's chips have updated all that they hold."""
@@ -212,7 +215,19 @@ class Evaluator(StageTables):
                 end = done
             if record is not None:
                 record.append((bucket.index, start, done))
+        if overlap and self.stack.exchange_slows:
+            end += self._slowdown_seconds(split, times, end)
         return end
+
+    def _slowdown_seconds(self, split: Split, times: Sequence[ReplicaTimes], end_s: float) -> float:
+        """By how much the exchanges beside the passes hold those up."""
+        busy: dict[int, float] = defaultdict(float)
+        for bucket in self.bucket_times(split, [time.layouts for time in times]):
+            for rank, _, _ in bucket.holders:
+                busy[rank] += bucket.seconds
+        exposed = end_s - max(time.finish_s for time in times)
+        hidden = max(busy.values(), default=0.0) - exposed
+        return self.stack.constants.overlap_slowdown * max(0.0, hidden)
 
     def _exchanges_nothing(self, layouts: Sequence[Layout]) -> bool:
         """Whether the only replica has every parameter on one chip, or split over several."""
@@ -236,7 +251,8 @@ class Evaluator(StageTables):
         held = [pair for replica in replicas for pair in replica]
         owner = [index for index, replica in enumerate(replicas) for _ in replica]
         ranges = [(stage.first_layer, stage.last_layer) for stage, _ in held]
-        for index, bucket in enumerate(buckets_of(ranges, self.groups)):
+        listed = buckets_of(ranges, self.groups, self.stack.bucket_bytes)
+        for index, bucket in enumerate(listed):
             holders = [held[rank] for rank in bucket.ranks]
             seconds = max(
                 group_exchange_seconds(
@@ -244,11 +260,42 @@ class Evaluator(StageTables):
                 )
                 for stage, layout in holders
             )
-            blocks = [stage.block for stage, _ in holders]
-            seconds += self.all_reduce_seconds(bucket.num_parameters, blocks)
+            copies = _by_replica(holders, [owner[rank] for rank in bucket.ranks])
+            seconds += self._between_blocks_seconds(bucket.num_parameters, copies)
             if seconds:
                 lowest = tuple(
                     (rank, owner[rank], lowest_layer(bucket, self.groups, *ranges[rank]))
                     for rank in bucket.ranks
                 )
                 yield BucketTime(index, seconds, lowest)
+
+    def _between_blocks_seconds(
+        self, num_parameters: float, replicas: Sequence[Sequence[tuple[StageChoice, Layout]]]
+    ) -> float:
+        """Time in which the holders of a bucket, replica by replica, add up its gradients; in pairs
+        where the stack does that and all replicas are cut alike."""
+        if not self.stack.tied_in_pairs or len({len(held) for held in replicas}) > 1:
+            blocks = [stage.block for held in replicas for stage, _ in held]
+            return self.all_reduce_seconds(num_parameters, blocks)
+        tied = max(
+            self.all_reduce_seconds(
+                num_parameters * max(layout.data for _, layout in held),
+                [stage.block for stage, _ in held],
+            )
+            for held in replicas
+        )
+        stages = zip(*replicas, strict=True)
+        return tied + max(
+            self.all_reduce_seconds(num_parameters, [stage.block for stage, _ in alike])
+            for alike in stages
+        )
+
+
+def _by_replica(
+    holders: Sequence[tuple[StageChoice, Layout]], owners: Sequence[int]
+) -> list[list[tuple[StageChoice, Layout]]]:
+    """Holders of a bucket, those of each replica together."""
+    found: dict[int, list[tuple[StageChoice, Layout]]] = {}
+    for holder, owner in zip(holders, owners, strict=True):
+        found.setdefault(owner, []).append(holder)
+    return list(found.values())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -66,6 +66,26 @@ class PipelineCost:
     def held_by(self) -> tuple[int, ...]:
         """The device of each stage."""
         return self.devices or tuple(range(len(self.start_s)))
+
+
+def held_up(cost: PipelineCost) -> PipelineCost:
+    """The same where every message holds up the chip that sends it until it has arrived."""
+    edges = [
+        (full + latency, last + latency)
+        for (full, last), latency in zip(cost.send_s, cost.latency_s, strict=True)
+    ]
+    nothing = (0.0, 0.0)
+    return replace(
+        cost,
+        forward_s=tuple(map(_sum, cost.forward_s, [*edges, nothing])),
+        backward_s=tuple(map(_sum, cost.backward_s, [nothing, *edges])),
+        send_s=(nothing,) * len(edges),
+        latency_s=(0.0,) * len(edges),
+    )
+
+
+def _sum(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
+    return first[0] + second[0], first[1] + second[1]
 
 
 def run_pipeline(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from motley.plan.memory import StageMemory, device_memory, stage_memory
-from motley.plan.predict import stage_bounds
 from motley.plan.published_case import Case
+from motley.plan.published_split import stage_bounds
 from motley.plan.schedule import in_flight_of
 
 GIB_PER_GB = 2**30 / 1e9

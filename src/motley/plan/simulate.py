@@ -78,7 +78,7 @@ def simulate(plan: Plan, recipe: Recipe, cluster: Cluster, *, stack: Stack = MOT
         first_rank += len(replica.stages)
     exchanges: list[tuple[int, float, float]] = []
     step_s = evaluator.barrier(split, times, exchanges)
-    buckets = gradient_buckets(plan, recipe.model)
+    buckets = gradient_buckets(plan, recipe.model, stack.bucket_bytes)
     spans += [
         Span(rank, "sync", None, start, end)
         for bucket, start, end in exchanges

@@ -7,6 +7,7 @@ the trainer does and the default everywhere.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -23,6 +24,9 @@ from motley.plan.footprint import (
     TORCHTITAN_FOOTPRINT,
     Footprint,
 )
+
+DDP_BUCKET_BYTES = 25 * 2**20
+"""Of PyTorch's distributed data parallel (arXiv 2006.15704)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,16 @@ class Stack:
     not repeated (torch.utils.checkpoint without reentrance, from PyTorch 2.1 on)."""
     overlap_data: bool = True
     """Gradients and sharded parameters travel while layers compute."""
+    exchange_slows: bool = False
+    """Collectives run on the chips' own compute units, so that those of gradients slow the passes
+    beside them; motley's between unlike chips run on the host."""
     overlap_tensor: bool = False
     """Messages of tensor parallelism travel while matmuls compute (asynchronous TP)."""
+    blocking_sends: bool = False
+    """A message between stages holds up the chip that sends it until it has arrived."""
+    tied_in_pairs: bool = False
+    """First and last stage of each copy of a model add up the gradient of a tied head between the
+    two of them, and then the copies add up theirs; else all of them do it at once."""
     balance: Literal["blocks", "layers"] = "blocks"
     """What pipeline stages get equal numbers of: blocks, or, where those do not come out even and
     these do, layers with embedding and head."""
@@ -64,6 +76,9 @@ class Stack:
     """Of one kept gradient, to which those of the micro-batches are added."""
     exchange_bytes: int = 4
     """Of one gradient while replicas add them up."""
+    bucket_bytes: float | None = None
+    """Most bytes of gradients, as if in fp32, that replicas add up in one message; None: motley's
+    own size."""
     optimizer_bytes: int = 30
     """Memory traffic of the optimizer per parameter and step. AdamW with fp32 state reads gradient,
     master and two moments (16), writes master and moments (12) and the 2-byte copy (2)."""
@@ -82,12 +97,15 @@ MEGATRON_2021 = Stack(
     fused=True,
     dropout=True,
     overlap_data=False,
+    blocking_sends=True,
+    tied_in_pairs=True,
+    bucket_bytes=math.inf,
     gradient_bytes=2,
     exchange_bytes=2,
     footprint=MEGATRON_2021_FOOTPRINT,
 )
 """Megatron-LM up to version 2.6 (arXiv 2104.04473): unfused attention, fused softmax and
-bias-dropout kernels, gradients in 16 bits, summed after the backward pass."""
+bias-dropout kernels, gradients in 16 bits, summed after the backward pass from one buffer."""
 
 MEGATRON_DEEPSPEED = replace(
     MEGATRON_2021,
@@ -121,18 +139,33 @@ MEGATRON = Stack(
     name="megatron",
     sequence_parallel=True,
     fused=True,
+    exchange_slows=True,
+    blocking_sends=True,
+    tied_in_pairs=True,
+    bucket_bytes=1.6e8,
     footprint=MEGATRON_FOOTPRINT,
 )
-"""Megatron-Core with flash attention, fused kernels and sequence parallelism."""
+"""Megatron-Core with flash attention, fused kernels, sequence parallelism and buckets of 40 million
+gradients."""
 
 DEEPSPEED = Stack(
-    name="deepspeed", exchange_bytes=2, gradient_bytes=4, footprint=DEEPSPEED_FOOTPRINT
+    name="deepspeed",
+    exchange_slows=True,
+    blocking_sends=True,
+    bucket_bytes=2e9,
+    exchange_bytes=2,
+    gradient_bytes=4,
+    footprint=DEEPSPEED_FOOTPRINT,
 )
-"""DeepSpeed ZeRO with a Hugging Face model: eager pointwise operations, flash attention."""
+"""DeepSpeed ZeRO with a Hugging Face model: eager pointwise operations, flash attention, buckets of
+500 million gradients."""
 
 LLM_FOUNDRY = Stack(
     name="llm-foundry",
     flash_generation=1,
+    exchange_slows=True,
+    blocking_sends=True,
+    bucket_bytes=DDP_BUCKET_BYTES,
     stops_early=True,
     exchange_bytes=2,
     footprint=LLM_FOUNDRY_FOOTPRINT,
@@ -146,6 +179,9 @@ TORCHTITAN = Stack(
     fused_loss=True,
     selective="half",
     stops_early=True,
+    exchange_slows=True,
+    blocking_sends=True,
+    bucket_bytes=DDP_BUCKET_BYTES,
     exchange_bytes=4,
     footprint=TORCHTITAN_FOOTPRINT,
 )
@@ -156,6 +192,9 @@ TORCHTITAN_EAGER = replace(TORCHTITAN, name="torchtitan-eager", fused=False, fus
 
 NANOGPT = Stack(
     name="nanogpt",
+    exchange_slows=True,
+    blocking_sends=True,
+    bucket_bytes=DDP_BUCKET_BYTES,
     fused=True,
     fused_loss=True,
     stops_early=True,

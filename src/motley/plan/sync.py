@@ -14,6 +14,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from motley.chips.chip import Link
+from motley.chips.constants import CONSTANTS, Constants
 from motley.model.config import ModelConfig
 from motley.model.counts import ParameterGroup, parameter_groups
 from motley.plan.collectives import (
@@ -47,18 +48,24 @@ class Bucket:
     num_parameters: int
 
 
-def gradient_buckets(plan: Plan, config: ModelConfig) -> tuple[Bucket, ...]:
-    """The plan's buckets in the order in which every rank treats them."""
+def gradient_buckets(
+    plan: Plan, config: ModelConfig, bucket_bytes: float | None = None
+) -> tuple[Bucket, ...]:
+    """The plan's buckets in the order in which every rank treats them; `bucket_bytes` as in a
+    `Stack`."""
     ranges = [
         (placement.stage.first_layer, placement.stage.last_layer) for placement in plan.placements()
     ]
-    return buckets_of(ranges, parameter_groups(config))
+    return buckets_of(ranges, parameter_groups(config), bucket_bytes)
 
 
 def buckets_of(
-    ranges: Sequence[tuple[int, int]], groups: Sequence[ParameterGroup]
+    ranges: Sequence[tuple[int, int]],
+    groups: Sequence[ParameterGroup],
+    bucket_bytes: float | None = None,
 ) -> tuple[Bucket, ...]:
     """Buckets for ranks that hold the layers [first, last) of `ranges`."""
+    most = BUCKET_BYTES if bucket_bytes is None else bucket_bytes
     order = sorted(range(len(groups)), key=lambda index: (-min(groups[index].layers), index))
     buckets: list[Bucket] = []
     for index in order:
@@ -68,7 +75,7 @@ def buckets_of(
         holders = _holders(group, ranges)
         last = buckets[-1] if buckets else None
         total = group.num_parameters + (last.num_parameters if last else 0)
-        if last and last.ranks == holders and total * GRADIENT_BYTES <= BUCKET_BYTES:
+        if last and last.ranks == holders and total * GRADIENT_BYTES <= most:
             buckets[-1] = Bucket((*last.groups, index), holders, total)
         else:
             buckets.append(Bucket((index,), holders, group.num_parameters))
@@ -96,7 +103,12 @@ def lowest_layer(
 
 
 def all_reduce_seconds(
-    num_parameters: float, ranks: Sequence[int], link: Callable[[int, int], Link]
+    num_parameters: float,
+    ranks: Sequence[int],
+    link: Callable[[int, int], Link],
+    *,
+    element_bytes: int = GRADIENT_BYTES,
+    constants: Constants = CONSTANTS,
 ) -> float:
     """Time of a ring all-reduce, held up by the slowest path between any two of its ranks.
 
@@ -109,10 +121,10 @@ def all_reduce_seconds(
     named = Counter(ranks)
     pairs = [*combinations(named, 2), *((rank, rank) for rank in named if named[rank] > 1)]
     links = [link(first, second) for first, second in pairs]
-    bandwidth = min(each.bandwidth_bytes_per_s * reached_share(each) for each in links)
+    bandwidth = min(each.bandwidth_bytes_per_s * reached_share(each, constants) for each in links)
     latency = max(each.latency_s for each in links)
     rounds = 2 * (num_ranks - 1)
-    return rounds / num_ranks * GRADIENT_BYTES * num_parameters / bandwidth + rounds * latency
+    return rounds / num_ranks * element_bytes * num_parameters / bandwidth + rounds * latency
 
 
 def group_exchange_seconds(

@@ -14,7 +14,7 @@ from motley.errors import RecipeError
 from motley.model.config import ModelConfig
 from motley.plan.blocks import inside
 from motley.plan.choices import Block, ReplicaChoice, StageChoice
-from motley.plan.collectives import send_seconds
+from motley.plan.collectives import send_seconds, start_seconds
 from motley.plan.cost import (
     LayerTime,
     backward_flops,
@@ -392,7 +392,13 @@ class StageTables:
         if len(blocks) < 2:
             return 0.0
         slowest = self.links.slowest(blocks)
-        return all_reduce_seconds(num_parameters, (0,) * len(blocks), lambda *_: slowest)
+        return all_reduce_seconds(
+            num_parameters,
+            (0,) * len(blocks),
+            lambda *_: slowest,
+            element_bytes=self.stack.exchange_bytes,
+            constants=self.stack.constants,
+        )
 
     def typical_exchange_seconds(self, block: int) -> float:
         """Time in which the block adds up all gradients with one other, over its best link."""
@@ -421,7 +427,9 @@ class StageTables:
             self.blocks[second].chip.precision,
             layer,
         )
-        return send_seconds(num_bytes, link), link.latency_s
+        constants = self.stack.constants
+        start_s = start_seconds(link, constants) if self.stack.blocking_sends else 0.0
+        return send_seconds(num_bytes, link, constants), link.latency_s + start_s
 
 
 def kept_by(replica: ReplicaChoice) -> tuple[int, ...]:
