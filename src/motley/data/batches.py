@@ -133,6 +133,14 @@ def bits_per_byte(loss_sum_nats: float, num_bytes: float) -> float:
     return loss_sum_nats / (math.log(2) * num_bytes)
 
 
+def token_counts(
+    stream: TokenStream, vocab_size: int, num_tokens: int = 2_000_000
+) -> NDArray[np.int64]:
+    """How often each token [vocab_size] occurs among the stream's first `num_tokens`."""
+    tokens = stream.read(0, min(num_tokens, stream.num_tokens))
+    return np.bincount(tokens, minlength=vocab_size).astype(np.int64)
+
+
 def unigram_entropy(stream: TokenStream, num_tokens: int = 2_000_000) -> float:
     """Nats per token of a model that knows only how often each token occurs in the stream.
 

@@ -76,6 +76,9 @@ def _head(config: ModelConfig) -> Iterator[Kept]:
     """The input and, as gradients are made in the forward pass, that of the normed input."""
     yield Kept("stream", config.width)
     yield Kept("gradient", config.embedding_size)
+    if config.sampled_targets is not None:
+        yield Kept("gradient of targets' rows", config.embedding_size)
+        yield Kept("targets", 1, "int64")
     if config.embedding_width is not None:
         yield Kept("projected", config.embedding_width)
     if config.arrangement != "post_norm":

@@ -158,6 +158,10 @@ class ModelConfig:
     """Unset means one MLP in each block."""
     latent: LatentAttention | None = None
     """Unset means that queries, keys and values are made from the residual stream."""
+    sampled_targets: int | None = None
+    """Tokens of the vocabulary that stand for all in the softmax of a training step, drawn by their
+    frequency and weighted, the same for all samples of the step; evaluation is exact, and so the
+    training's loss is a little lower than an exact one. Unset means all."""
     tables: MemoryTables | None = None
     """Rows that tokens look up, beside the token embedding; unset means none."""
     planned_only: tuple[str, ...] = ()
@@ -168,7 +172,7 @@ class ModelConfig:
         require_positive(
             self, "layers", "width", "heads", "key_value_heads", "head_width", "mlp_width",
             "context", "vocab_size", "attention_window", "norm_epsilon",
-            "embedding_width", "rope_theta", "logit_softcap", "matrix_deviation",
+            "embedding_width", "rope_theta", "sampled_targets", "logit_softcap", "matrix_deviation",
         )  # fmt: skip
         if self.position_offset < 0:
             raise ValueError(f"position_offset: must not be negative, found {self.position_offset}")

@@ -23,6 +23,8 @@ from motley.units import BYTES_PER_ELEMENT, Precision
 
 MATMUL_SCRATCH_BYTES = 2**19
 """What oneDNN's bf16 matmuls take to repack tiles: 0.03 to 0.3 MB, measured on two cores."""
+SAMPLED_CHUNK_TOKENS = 512
+"""Tokens whose logits against sampled targets are computed at once."""
 SUM_ROWS = 4096
 """Rows of the head's gradient that are added in fp32 at once, when products have less precision."""
 
@@ -207,6 +209,8 @@ def _head_counts(config: ModelConfig, length: int, element_bytes: int) -> LayerC
     norm = _norm_parameters(config) if config.arrangement != "post_norm" else 0
     forward_flops = length * sum(product.flops_per_token for product in products)
     hidden_bytes = config.width * element_bytes
+    if config.sampled_targets is not None:  # and two copies of each target's row
+        hidden_bytes *= 3
     return LayerCounts(
         parameters=sum(product.parameters for product in products) + norm,
         forward_flops=forward_flops,
@@ -222,6 +226,8 @@ def _head_fixed_bytes(config: ModelConfig, element_bytes: int) -> int:
     """The gradient in fp32, and one chunk of logits (with the slopes of their cap) or, in the end,
     the gradient's cast."""
     width = config.embedding_size
+    if config.sampled_targets is not None:
+        return _sampled_fixed_bytes(config, config.sampled_targets, element_bytes)
     gradient = config.vocabulary * width
     logits = config.vocabulary * loss_chunk_tokens(width)
     slopes_bytes = logits * FP32_BYTES if config.logit_softcap is not None else 0
@@ -231,6 +237,16 @@ def _head_fixed_bytes(config: ModelConfig, element_bytes: int) -> int:
     sums = min(config.vocabulary, SUM_ROWS) * width
     chunk_bytes = (logits + sums) * both_bytes + slopes_bytes
     return gradient * FP32_BYTES + max(gradient * element_bytes, chunk_bytes)
+
+
+def _sampled_fixed_bytes(config: ModelConfig, size: int, element_bytes: int) -> int:
+    """The sampled rows, their gradient in fp32 and its cast, and one chunk of their logits, with
+    as much again while they become gradients; or the logits of one exact chunk."""
+    size = min(size, config.vocabulary)
+    rows_bytes = size * config.embedding_size * (2 * element_bytes + 2 * FP32_BYTES)
+    chunk_bytes = SAMPLED_CHUNK_TOKENS * size * FP32_BYTES
+    exact = config.vocabulary * loss_chunk_tokens(config.embedding_size) * FP32_BYTES
+    return max(rows_bytes + 4 * chunk_bytes, 2 * exact)
 
 
 def _norm_parameters(config: ModelConfig) -> int:

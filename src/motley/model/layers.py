@@ -24,6 +24,7 @@ from motley.model.config import ModelConfig
 from motley.model.loss import cross_entropy_sum, soft_cap
 from motley.model.mix import mix
 from motley.model.norm import LayerNorm, RMSNorm, build_norm
+from motley.model.sampled_loss import Negatives, sampled_cross_entropy_sum
 from motley.model.stream import TABLE_VALUES, reads
 from motley.model.table_config import TABLES
 from motley.model.table_counts import projected_width
@@ -263,6 +264,8 @@ class Head(nn.Module):
         self.matrix_name = "token" if config.tied_head else "output"
         matrix = nn.Parameter(torch.empty(config.vocabulary, config.width))
         self.register_parameter(self.matrix_name, matrix)
+        self.negatives: Negatives | None = None
+        """A sample of targets that stands for all in the loss; unset, the loss is exact."""
 
     @property
     def matrix(self) -> Tensor:
@@ -272,8 +275,11 @@ class Head(nn.Module):
     def forward(self, x_bsw: Tensor, targets_bs: Tensor) -> Tensor:
         """The sum of the tokens' losses in nats, fp32; targets of -100 are left out."""
         hidden_bsw: Tensor = self.norm(x_bsw)
-        return cross_entropy_sum(
-            hidden_bsw.flatten(0, 1), self.matrix, targets_bs.flatten(), softcap=self.softcap
+        hidden_nw, targets_n = hidden_bsw.flatten(0, 1), targets_bs.flatten()
+        if self.negatives is None:
+            return cross_entropy_sum(hidden_nw, self.matrix, targets_n, softcap=self.softcap)
+        return sampled_cross_entropy_sum(
+            hidden_nw, self.matrix, targets_n, self.negatives, softcap=self.softcap
         )
 
     def logits(self, x_bsw: Tensor) -> Tensor:

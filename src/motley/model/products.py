@@ -30,6 +30,10 @@ class Product(NamedTuple):
     """Matrices of this shape; each token passes `experts_per_token` of them."""
     experts_per_token: int = 1
     bias: bool = False
+    computed_width: int | None = None
+    """Outputs that training computes, on average, if not all."""
+    computed_width: int | None = None
+    """Outputs that training computes, on average, if not all."""
 
     @property
     def parameters(self) -> int:
@@ -48,7 +52,12 @@ class Product(NamedTuple):
     @property
     def flops_per_token(self) -> float:
         """Of the forward pass; the backward pass takes twice that."""
-        return 2.0 * self.in_width * self.out_width * self.experts_per_token
+        return 2.0 * self.in_width * self.columns * self.experts_per_token
+
+    @property
+    def columns(self) -> int:
+        """Outputs that training computes."""
+        return self.out_width if self.computed_width is None else self.computed_width
 
 
 class AttentionCore(NamedTuple):
@@ -114,6 +123,8 @@ def _embedding_products(config: ModelConfig) -> tuple[Product, ...]:
 def _head_products(config: ModelConfig) -> tuple[Product, ...]:
     size = config.embedding_size
     output = Product("output", "head", size, config.vocabulary, "column")
+    if config.sampled_targets is not None and config.sampled_targets < config.vocabulary:
+        output = output._replace(computed_width=config.sampled_targets)
     if config.embedding_width is None:
         return (output,)
     return (Product("projection", "stream", config.width, size, "none"), output)

@@ -159,7 +159,7 @@ def _merged(products: tuple[Product, ...], tokens: float, layout: Layout) -> tup
             members = layout.expert * split / layout.tensor
             rows = tokens * members * product.experts_per_token / product.experts
             copies = product.experts / layout.expert
-        inner, columns = float(product.in_width), float(product.out_width)
+        inner, columns = float(product.in_width), float(product.columns)
         if product.sharded_by_tensor == "row":
             inner /= split
         else:
@@ -270,7 +270,7 @@ class _Passes(NamedTuple):
 
     def logits(self) -> tuple[float, float]:
         """Bytes moved by the loss, forward and backward."""
-        count = self.tokens * self.config.vocabulary / self.layout.tensor
+        count = self.tokens * self.products[-1].columns / self.layout.tensor
         capped = CAP_BYTES * count if self.config.logit_softcap is not None else 0.0
         if self.stack.fused_loss:
             return LOGIT_BYTES_FUSED * count + capped, LOGIT_BYTES_FUSED * count

@@ -34,6 +34,7 @@ from motley.train.engine import Edges, Engine
 from motley.train.health import LossWatch
 from motley.train.parameters import StageParameters, build_parameters
 from motley.train.reduce import GradientReducer
+from motley.train.sampling import TargetSampler
 from motley.train.scaling import loss_scale_for
 from motley.train.sparse import Peers
 from motley.train.stage import StageRunner
@@ -155,6 +156,7 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
         clock=ReductionClock(plan, cluster, buckets),
         scale=loss_scale_for({place.stage.precision for place in plan.placements()}),
         watch=LossWatch(recipe),
+        targets=TargetSampler(recipe, parameters.modules),
         answers_for=_answers_for(buckets, rank),
         timer=StepTimer(runtime),
     )

@@ -35,6 +35,7 @@ from motley.train.exchange import RankReport, exchange
 from motley.train.health import LossWatch
 from motley.train.parameters import StageParameters
 from motley.train.reduce import GradientReducer
+from motley.train.sampling import TargetSampler
 from motley.train.scaling import LossScale
 from motley.train.share import Share, share_of
 from motley.train.stage import StageRunner
@@ -84,6 +85,7 @@ class Engine:
     clock: ReductionClock
     scale: LossScale
     watch: LossWatch
+    targets: TargetSampler
     answers_for: tuple[int, ...]
     """Parameter groups whose norm and checkpoint this rank answers for."""
     timer: StepTimer
@@ -131,7 +133,8 @@ class Engine:
         `DivergedError` if the loss is not finite or far too high for long.
         """
         share = share_of(self.recipe, self.placement, step)
-        loss_sum, num_targets = self._pipeline(share, source)
+        with self.targets.sampling(step, source):
+            loss_sum, num_targets = self._pipeline(share, source)
         with self.timer.span("sync"):
             self.reducer.finish()
             self.parameters.tables.reduce()

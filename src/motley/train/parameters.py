@@ -46,7 +46,8 @@ class StageParameters:
             parameter, total = self.compute[name], self.gradients[name]
             if parameter.grad is None or parameter.grad is total:
                 continue
-            total.add_(parameter.grad)
+            is_sparse = parameter.grad.is_sparse  # of a sample of rows, which add_ does not widen
+            total.add_(parameter.grad.to(total.dtype) if is_sparse else parameter.grad)
             parameter.grad = total if parameter.dtype == total.dtype else None
 
     def clear_gradients(self) -> None:
