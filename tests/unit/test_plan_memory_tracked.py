@@ -99,7 +99,7 @@ def test_own_layers(
     with FakeTensorMode():
         torch.set_default_dtype(torch.bfloat16)
         try:
-            blocks = [Block(config) for _ in range(layers)]
+            blocks = [Block(config, layer) for layer in range(1, layers + 1)]
             model = Transformer(config, [Embedding(config), *blocks, Head(config)])
         finally:
             torch.set_default_dtype(torch.float32)
