@@ -140,6 +140,8 @@ def run(job: Prepared, host: Host) -> Record | None:
     with _alone(place / f"{job.key}.lock") as is_mine:
         if not is_mine:
             return None
+        if (done := kept().get(job.key)) is not None:
+            return done
         folder = RunFolder(place / job.key)
         _train(job, host, folder)
         record = _record(job, host, folder)
@@ -160,7 +162,6 @@ def _alone(path: Path) -> Iterator[bool]:
             yield False
             return
         yield True
-    path.unlink(missing_ok=True)
 
 
 def _train(job: Prepared, host: Host, folder: RunFolder) -> None:
