@@ -14,10 +14,11 @@ from motley.federation.charter import MemberKey, SharedRecipe
 from motley.federation.codec import CodecConfig
 from motley.federation.founding import found
 from motley.federation.identity import Identity
-from motley.federation.rounds import Candidate, Member, Published, Work
+from motley.federation.reviewing import Candidate
+from motley.federation.rounds import Member, Published, Work
 from motley.federation.snapshots import join_state
 from motley.federation.state import GlobalState
-from motley.federation.store import Store, memory_store
+from motley.federation.store import Entry, Store, Traffic, memory_store
 from motley.federation.tensors import pack
 from motley.federation.terms import RoundTerms, Terms
 from motley.model.config import ModelConfig
@@ -31,6 +32,29 @@ def identity(name: str) -> Identity:
     """The same key for a name in every test, so that draws by digests are the same."""
     seed = hashlib.sha256(name.encode()).digest()
     return Identity(name, Ed25519PrivateKey.from_private_bytes(seed))
+
+
+class Forwarding:
+    """A store that does what another does; tests change single calls."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @property
+    def traffic(self) -> Traffic:
+        return self.store.traffic
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        return self.store.put_new(key, data)
+
+    def get(self, key: str, max_bytes: int) -> bytes | None:
+        return self.store.get(key, max_bytes)
+
+    def size(self, key: str) -> int | None:
+        return self.store.size(key)
+
+    def list(self, prefix: str, after: str = "") -> list[Entry]:
+        return self.store.list(prefix, after)
 
 
 class Clock:
@@ -152,7 +176,9 @@ class Federation:
         return finish_round(active, self.clock)
 
 
-def finish_round(parties: Sequence[Party], clock: Clock, most_looks: int = 60) -> list[SealedRound]:
+def finish_round(
+    parties: Sequence[Party], clock: Clock, most_looks: int = 60, look_s: float = 0.5
+) -> list[SealedRound]:
     """Lets the parties look by turns until each has taken in the round."""
     waiting = list(parties)
     sealed = []
@@ -163,7 +189,7 @@ def finish_round(parties: Sequence[Party], clock: Clock, most_looks: int = 60) -
                 waiting.remove(party)
         if not waiting:
             return sealed
-        clock.wait(0.5)
+        clock.wait(look_s)
     raise AssertionError(f"{[party.name for party in waiting]} wait still")
 
 

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from federation_cases import Federation, Party, federation, finish_round, identity, terms
+from federation_cases import (
+    Federation,
+    Forwarding,
+    Party,
+    federation,
+    finish_round,
+    identity,
+    terms,
+)
 from motley.errors import IdentityError, PayloadError, StateDivergedError, VoidObjectError
 from motley.federation.amending import amend
 from motley.federation.chain import compose
@@ -408,3 +416,37 @@ def test_verification_finds_a_changed_state_and_a_changed_ledger() -> None:
     result = verify(View(made.store), ledger_csv=text.replace("1,a,1,", "1,a,2,"))
     assert len(result.faults) == 2
     assert "not in the log: 1,a,2," in result.faults[1] + result.faults[0]
+
+
+def test_on_a_slow_machine_a_dead_party_costs_no_more_than_the_grace_time() -> None:
+    """A look takes two seconds, and a review and a seal take a few: rounds close the earlier."""
+    made = federation("a", "b", "c", chosen=terms(grace_s=15.0))
+    clock = made.clock
+    for _ in range(2):
+        for party in made.parties.values():
+            party.publish()
+        finish_round(list(made.parties.values()), clock, look_s=2.0)
+    alive = [made.parties[name] for name in ("a", "b")]
+    for party in alive:
+        party.publish()
+    began = clock.now_s
+    finish_round(alive, clock, look_s=2.0)
+    assert clock.now_s - began <= 15.0
+
+
+def test_the_grace_time_runs_while_payloads_are_fetched() -> None:
+    class SlowPayloads(Forwarding):
+        def get(self, key: str, max_bytes: int) -> bytes | None:
+            if key.startswith("blobs/"):
+                made.clock.wait(6.0)
+            return self.store.get(key, max_bytes)
+
+    made = federation("a", "b", "c")
+    a = Party(SlowPayloads(made.store), made.identities["a"], made.clock)
+    made.clock.now_s = 1000.0
+    made.parties["b"].publish()
+    a.publish()
+    began = made.clock.now_s
+    made.parties["b"].advance()
+    finish_round([a, made.parties["b"]], made.clock)
+    assert made.clock.now_s - began <= 10.0

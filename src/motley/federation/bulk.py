@@ -36,15 +36,21 @@ def blob_key(digest: str, copy: int) -> str:
 
 
 def write_bulk(
-    store: Store, data: bytes, cipher: GroupCipher | None, most_chunks: int | None = None
+    store: Store,
+    data: bytes,
+    cipher: GroupCipher | None,
+    most_chunks: int | None = None,
+    *,
+    at_once: int = PARALLEL,
 ) -> Bulk:
-    """Stores `data` and says where it lies. May be repeated after any error."""
+    """Stores `data`, so many chunks at once, and says where it lies. May be repeated after any
+    error."""
     step = CHUNK_BYTES
     if most_chunks is not None:
         step = max(step, -(-len(data) // most_chunks))
     view = memoryview(data)
     pieces = [view[start : start + step] for start in range(0, len(data), step)]
-    chunks = _each(lambda piece: _write_chunk(store, bytes(piece), cipher), pieces)
+    chunks = _each(lambda piece: _write_chunk(store, bytes(piece), cipher), pieces, at_once)
     return Bulk(bytes=len(data), chunks=tuple(chunks))
 
 
@@ -154,12 +160,12 @@ def _write_file(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _each(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+def _each(call: Callable[[T], R], items: Iterable[T], at_once: int = PARALLEL) -> list[R]:
     """`call` of each item in order, a few at a time; the first error ends it."""
     items = list(items)
-    if len(items) < 2:
+    if len(items) < 2 or at_once < 2:
         return [call(item) for item in items]
-    with ThreadPoolExecutor(min(PARALLEL, len(items))) as pool:
+    with ThreadPoolExecutor(min(at_once, len(items))) as pool:
         futures = [pool.submit(call, item) for item in items]
         try:
             return [future.result() for future in futures]

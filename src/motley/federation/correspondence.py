@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from torch import Tensor
 from motley.errors import StateDivergedError, StoreUnreachableError
 from motley.federation.chain import SealedRound
 from motley.federation.fragments import mix_in
-from motley.federation.messages import Update
+from motley.federation.keeping import SnapshotKeeper
+from motley.federation.outgoing import Outgoing, Parcel
 from motley.federation.pace import local_steps
-from motley.federation.privacy import epsilon, privatize
-from motley.federation.rounds import Member, Work
-from motley.federation.snapshots import join_state, save_snapshot, wants_snapshot
+from motley.federation.records import round_fields
+from motley.federation.rounds import Member
+from motley.federation.snapshots import join_state
 from motley.federation.state import GlobalState
-from motley.federation.tensors import pack
 from motley.federation.trained import News, Trained
 
 SHORTEST_PAUSE_S = 0.05
@@ -44,16 +43,6 @@ Record = Callable[..., None]
 """Takes the name of an event and its fields."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Parcel:
-    """An update as it is sent, however often that has to be tried."""
-
-    round: int
-    base: str
-    payload: bytes
-    work: Work
-
-
 class Correspondence:
     """One party's; the state and all that goes to the store belong to its thread."""
 
@@ -64,26 +53,26 @@ class Correspondence:
         chips: Mapping[str, int],
         record: Record = lambda event, **fields: None,
         cache: Path | None = None,
+        residuals: Path | None = None,
         score: Callable[[Mapping[str, Tensor]], float] | None = None,
     ) -> None:
+        """`cache` is a folder for downloads, `residuals` one for the error that is fed back."""
         self._member = member
         self._terms = member.chain.charter.terms
-        self._chips = dict(chips)
         self._record = record
         self._score = score
         self._cache = cache
         self._state: GlobalState | None = None
         self._round = 0
         """The round that the state is before."""
-        self._residual: dict[str, Tensor] = {}
+        self._outgoing = Outgoing(
+            member, chips, residuals, lambda text: record("message", text=text)
+        )
+        self._snapshots = SnapshotKeeper(member)
         self._outbox: deque[Trained] = deque()
-        self._parcel: _Parcel | None = None
-        self._published: dict[int, Mapping[str, Tensor]] = {}
-        """By round: what was local when this process published."""
-        self._num_published = 0
+        self._parcel: Parcel | None = None
         self._last: SealedRound | None = None
         self._open_round = -1
-        self._owes_snapshot = False
         self._restarts_left = MOST_RESTARTS
         self._pauses: dict[int, float] = {}
         self._sealed_at = time.monotonic()
@@ -120,7 +109,7 @@ class Correspondence:
     def is_flushed(self) -> bool:
         """Whether nothing is left to send."""
         with self._changed:
-            return not self._outbox and not self._owes_snapshot
+            return not self._outbox and not self._snapshots.is_busy
 
     def takes_work(self, round_: int) -> bool:
         """Whether the round is open and this party has no update for it, from any process."""
@@ -169,13 +158,7 @@ class Correspondence:
         self._round = self._member.next_round
         self._member.look()
         self._last = self._member.chain.sealed[-1] if self._member.chain.sealed else None
-        decided = [
-            each.update
-            for sealed in self._member.chain.sealed
-            for verdicts in (sealed.accepted, sealed.rejected)
-            for each in verdicts
-        ]
-        self._num_published = sum(update.party == self._member.party for update in decided)
+        self._outgoing.open()
         whole = {name: value.clone() for name, value in self._state.parameters.items()}
         self._open_round = self._round
         self._tell(News(round=self._round, keep=0.0, change=whole))
@@ -183,8 +166,7 @@ class Correspondence:
     def turn(self) -> bool:
         """Does what can be done now; whether a round was taken in or work published."""
         published = self._publish()
-        if self._owes_snapshot:
-            self._save_snapshot()
+        self._snapshots.go_on()
         sealed = self._member.advance(self.state.digest(), self._judge, round_=self._round)
         if self._quorum_since is None and self._member.has_quorum:
             self._quorum_since = time.monotonic()
@@ -217,15 +199,13 @@ class Correspondence:
                 if not self._outbox:
                     return False
                 trained = self._outbox[0]
-            self._parcel = self._pack(trained)
+            assert trained.round == self._round, "work is published before the state moves on"
+            self._parcel = self._outgoing.pack(self.state, trained)
         parcel = self._parcel
-        published = self._member.publish(
-            parcel.payload, parcel.work, base=parcel.base, round_=parcel.round
-        )
+        published = self._outgoing.send(parcel)
         with self._changed:
             self._outbox.popleft()
             self._parcel = None
-        self._num_published += 1
         self._record(
             "federation_update",
             round=parcel.round,
@@ -238,35 +218,11 @@ class Correspondence:
         )
         return True
 
-    def _pack(self, trained: Trained) -> _Parcel:
-        """The state has not moved on since the work was done: it is published before that."""
-        state = self.state
-        assert trained.round == self._round
-        names = state.names(trained.round)
-        delta = {name: trained.local[name] - state.parameters[name] for name in names}
-        privacy = self._terms.privacy
-        if privacy is not None:
-            delta = privatize(delta, privacy)
-        payload, residual = state.codec.encode(delta, self._residual)
-        self._residual |= residual
-        self._published = {trained.round: {name: trained.local[name] for name in names}}
-        work = Work(
-            tokens=trained.tokens,
-            steps=trained.steps,
-            seconds=trained.seconds,
-            loss=trained.loss,
-            chips=self._chips,
-            epsilon=epsilon(privacy, self._num_published + 1) if privacy else None,
-        )
-        return _Parcel(round=trained.round, base=state.digest(), payload=pack(payload), work=work)
-
     def _take_in(self, sealed: SealedRound) -> None:
         """Applies a sealed round, and says what it changes for the training."""
         state, round_ = self.state, sealed.round
         names = state.names(round_)
-        before = self._published.pop(round_, None)
-        if before is None:
-            before = {name: state.parameters[name].clone() for name in names}
+        before = self._outgoing.local_of(round_, state)
         began = time.monotonic()
         payloads = self._member.accepted_payloads(sealed)
         state.apply(sealed, payloads)
@@ -279,23 +235,15 @@ class Correspondence:
         self._last = sealed
         self._tell(News(round=round_ + 1, keep=1.0, change=change))
         self._record_round(sealed, time.monotonic() - began)
-        if self._round == self._member.next_round and wants_snapshot(self._member):
-            self._owes_snapshot = True
-            self._save_snapshot()
-
-    def _save_snapshot(self) -> None:
-        save_snapshot(self._member, self.state)
-        self._owes_snapshot = False
+        if self._round == self._member.next_round:
+            self._snapshots.begin(state)
 
     def _record_round(self, sealed: SealedRound, apply_s: float) -> None:
         now = time.monotonic()
         traffic = self._member.store.traffic
         self._record(
             "federation_round",
-            round=sealed.round,
-            sealed_by=sealed.party,
-            accepted=[_row(each.update, weight=each.weight) for each in sealed.accepted],
-            rejected=[_row(each.update, reason=each.reason) for each in sealed.rejected],
+            **round_fields(sealed),
             digest=self.state.digest(),
             round_s=now - self._sealed_at,
             apply_s=apply_s,
@@ -312,18 +260,26 @@ class Correspondence:
     def _run(self) -> None:
         try:
             self._until_reached(self.open)
-            pause_s = SHORTEST_PAUSE_S
-            longest_s = min(LONGEST_PAUSE_S, PAUSE_SHARE * self._terms.round.grace_s)
-            longest_s = max(longest_s, SHORTEST_PAUSE_S)
+            pause_s = 0.0
             while True:
                 happened = self._until_reached(self.turn)
-                pause_s = SHORTEST_PAUSE_S if happened else min(1.5 * pause_s, longest_s)
+                pause_s = self._pause_s(pause_s, happened=happened)
                 with self._changed:
                     self._changed.wait_for(lambda: self._outbox, pause_s)
         except BaseException as failure:
             with self._changed:
                 self._failure = failure
                 self._changed.notify_all()
+
+    def _pause_s(self, before_s: float, *, happened: bool) -> float:
+        """Until the next look: none for a party that is behind, little while only reviews and a
+        seal are waited for, else longer the longer nothing happens."""
+        if happened:
+            return 0.0 if self._round < self._member.next_round else SHORTEST_PAUSE_S
+        if self._member.is_closed:
+            return SHORTEST_PAUSE_S
+        longest_s = min(LONGEST_PAUSE_S, PAUSE_SHARE * self._terms.round.grace_s)
+        return max(SHORTEST_PAUSE_S, min(1.5 * before_s, longest_s))
 
     def _until_reached(self, call: Callable[[], Any]) -> Any:
         """`call`, again and again while the store cannot be reached; says so once."""
@@ -349,20 +305,5 @@ class Correspondence:
             with self._changed:
                 self._outbox.clear()
                 self._parcel = None
-            self._residual.clear()
-            self._published.clear()
+            self._outgoing.forget()
             return self.open()
-
-
-def _row(update: Update, **verdict: Any) -> dict[str, Any]:
-    """A line of the report: what the party's manifest says, and what became of it."""
-    return {
-        "party": update.party,
-        "round": update.round,
-        "tokens": update.tokens,
-        "steps": update.steps,
-        "seconds": update.seconds,
-        "loss": update.loss,
-        "bytes": update.payload.stored_bytes,
-        **verdict,
-    }

@@ -6,6 +6,7 @@ of one clock of one process.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
 from motley.federation.chain import Chain, SealedRound
@@ -14,8 +15,13 @@ from motley.federation.objects import digest_of
 
 PRESENCE_ROUNDS = 3
 """A party that had no update for so many rounds, and did not begin anew, is not waited for."""
-CLOSING_SHARE = 0.8
-"""Of the grace time: what slower parties get. The rest is for reviews and the seal."""
+MOST_CLOSING_SHARE = 0.8
+LEAST_CLOSING_SHARE = 0.5
+"""Of the grace time: what slower parties get. The rest is for reviews and the seal, and the more
+the longer these have taken here."""
+MARGIN = 2.5
+"""The rest is so many times the longest that they took in the rounds of late."""
+REMEMBERED_ROUNDS = 8
 LAST_PLACE = 8
 """Places in the order behind this one wait no longer than it."""
 
@@ -31,13 +37,28 @@ class Expectation:
         self._since: dict[str, float] = {}
         """What was first seen when, of the open round."""
         self._present: list[str] = []
+        self._settling_s: deque[float] = deque(maxlen=REMEMBERED_ROUNDS)
+        """From the closing of a round to its seal, in the rounds of late."""
+        self.closed_at: float | None = None
+        """When the open round closed for this party."""
 
     def sealed(self, sealed: SealedRound) -> None:
         """A round is over: notes who took part."""
         for update in sealed.updates():
             before = self._last_update.get(update.party, -1)
             self._last_update[update.party] = max(update.round, before)
+        if self.closed_at is not None:
+            self._settling_s.append(self._clock() - self.closed_at)
+        self.closed_at = None
         self._since.clear()
+
+    @property
+    def closing_s(self) -> float:
+        """How long after the quorum slower parties are waited for."""
+        grace_s = self._chain.charter.terms.round.grace_s
+        rest_s = MARGIN * max(self._settling_s, default=0.0)
+        share = 1 - rest_s / grace_s if grace_s else 0.0
+        return grace_s * min(MOST_CLOSING_SHARE, max(LEAST_CLOSING_SHARE, share))
 
     def is_closed(
         self,
@@ -50,10 +71,12 @@ class Expectation:
             return False
         if "quorum" not in self._since:
             self._present = self._presence(sessions())
-        waited_s = self._waited_s("quorum")
-        if set(self._present) <= set(published):
-            return True
-        return waited_s >= CLOSING_SHARE * self._chain.charter.terms.round.grace_s
+        is_over = self._waited_s("quorum") >= self.closing_s
+        if not is_over and not set(self._present) <= set(published):
+            return False
+        if self.closed_at is None:
+            self.closed_at = self._clock()
+        return True
 
     def _presence(self, sessions: Mapping[str, Session]) -> list[str]:
         terms = self._chain.charter.terms.round
@@ -68,7 +91,7 @@ class Expectation:
         order = sorted({*self._present, self._party}, key=self._drawn)
         place = max(0, order.index(self._party) + 1 - num_at_once)
         grace_s = self._chain.charter.terms.round.grace_s
-        step_s = (1 - CLOSING_SHARE) / 2 * grace_s / LAST_PLACE
+        step_s = (1 - MOST_CLOSING_SHARE) / 2 * grace_s / LAST_PLACE
         return self._waited_s(what) >= step_s * min(place, LAST_PLACE)
 
     def _drawn(self, party: str) -> str:

@@ -12,30 +12,34 @@ calls return soon; none waits for another party. One thread at a time uses it.
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from motley.errors import (
-    IdentityError,
-    LogDamagedError,
-    PayloadError,
-    StateDivergedError,
-    VoidObjectError,
-)
-from motley.federation.bulk import MOST_UPDATE_CHUNKS, check_group_key, read_bulk, write_bulk
-from motley.federation.chain import Accepted, SealedRound, compose
+from motley.errors import IdentityError, PayloadError, StateDivergedError
+from motley.federation.acting import Acting
+from motley.federation.bulk import MOST_UPDATE_CHUNKS, check_group_key, write_bulk
+from motley.federation.chain import Accepted, SealedRound
 from motley.federation.charter import Bulk
 from motley.federation.encrypt import GroupCipher
 from motley.federation.expectation import Expectation
 from motley.federation.identity import Identity
-from motley.federation.log import session_stem, update_stem
+from motley.federation.log import update_stem
 from motley.federation.membership import Membership
-from motley.federation.messages import Review, Session, Update, Vote, body_of, read_body
+from motley.federation.messages import Update, body_of
 from motley.federation.objects import Signed
+from motley.federation.payloads import Payloads
+from motley.federation.reviewing import (
+    Judge,
+    Manifests,
+    composed,
+    other_base,
+    review_of,
+    says_all,
+    verdicts,
+)
 from motley.federation.store import Store
 from motley.federation.view import Manifest, OpenRound, View
 
@@ -52,19 +56,6 @@ class Work:
     loss: float | None = None
     chips: dict[str, int] = field(default_factory=dict)
     epsilon: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """An update to judge: it came whole, from the right base, within the size allowed."""
-
-    update: Update
-    payload: bytes
-
-
-Judge = Callable[[int, Sequence[Candidate]], Sequence[str]]
-"""Called with the round and its candidates, in the order in which they were seen; gives a reason of
-the protocol, or "", for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +88,9 @@ class Member:
         )
         self.chain = self.view.chain
         self.cipher = self._cipher(group_key)
-        self._cache = cache
         self._report = report
-        self._session = 0
-        self._payloads: dict[Bulk, bytes | str] = {}
-        """What was fetched, or the reason why it cannot be had."""
+        self._acting = Acting(self.view, identity)
+        self._payloads = Payloads(store, self.cipher, self.chain.charter.payload_bytes, cache)
         self._expected = Expectation(self.chain, identity.party, clock)
         self._open: Mapping[str, Manifest] = {}
         """The manifests of the open round when it was last looked at."""
@@ -128,6 +117,11 @@ class Member:
         return self.chain.next_round
 
     @property
+    def is_closed(self) -> bool:
+        """Whether this party waits only for reviews and the seal of the open round."""
+        return self._expected.closed_at is not None
+
+    @property
     def has_quorum(self) -> bool:
         """Whether a quorum had published for the open round when it was last looked at."""
         active = self.chain.membership.is_active
@@ -152,8 +146,7 @@ class Member:
             self._expected.sealed(sealed)
         if new:
             self._open = {}
-            needed = {each.update.payload for each in new[-1].accepted}
-            self._payloads = {bulk: self._payloads[bulk] for bulk in needed & self._payloads.keys()}
+            self._payloads.keep_only({each.update.payload for each in new[-1].accepted})
         return new
 
     # Coming in
@@ -163,67 +156,28 @@ class Member:
 
         `IdentityError` if the party is no active member.
         """
-        membership = self.check_standing()
-        newest = self.view.sessions(membership).get(self.party)
-        number = newest.number + 1 if newest else 0
-        while True:
-            session = Session(
-                party=self.party,
-                number=number,
-                round=self.next_round,
-                nonce=secrets.token_hex(32),
-            )
-            stem = session_stem(self.party, number)
-            read = self.view.reader_of_session(stem, self.party, membership)
-            signed = self._sign(session, "session")
-            _, is_own = self.view.log.claim(stem, "session", signed.data, read)
-            if is_own:
-                self._session = number
-                return number
-            number += 1
+        return self._acting.begin_session(self.check_standing())
 
     def check_standing(self) -> Membership:
         """The membership as it is now; `IdentityError` if this party is no active member."""
         self.refresh()
         membership = self.look().membership
-        self._check_standing(membership.key_of(self.party), membership.is_active(self.party))
+        self._acting.check_standing(membership)
         return membership
-
-    def _check_standing(self, key: str | None, is_active: bool) -> None:
-        if key is None:
-            raise IdentityError(
-                f"'{self.party}' is no member of this federation.",
-                remedy="Ask who may admit you for: motley federation admit STORE "
-                f"{self.party}:{self.identity.public_key}",
-            )
-        if key != self.identity.public_key:
-            raise IdentityError(
-                f"the member '{self.party}' has another key than this.",
-                remedy="Use the key that was admitted, or make one with another name.",
-            )
-        if not is_active:
-            raise IdentityError(
-                f"'{self.party}' was removed or is suspended: its updates were rejected "
-                f"{self.chain.charter.terms.defences.strikes} times.",
-                remedy=f"Find the cause, then ask for: motley federation admit STORE {self.party}",
-            )
-
-    def _check_session(self) -> None:
-        """`IdentityError` if a newer process acts for this party."""
-        newest = self.view.sessions(self.chain.membership).get(self.party)
-        if newest is not None and newest.number > self._session:
-            raise IdentityError(
-                f"another process acts for '{self.party}' with the same key since round "
-                f"{newest.round}; this one stops.",
-                remedy="Run one process per key; give each party its own key.",
-            )
 
     # Publishing
 
     def publish(
-        self, payload: bytes, work: Work, *, base: str, round_: int | None = None
+        self,
+        payload: bytes,
+        work: Work,
+        *,
+        base: str,
+        round_: int | None = None,
+        announcing: Callable[[Bulk], None] = lambda bulk: None,
     ) -> Published:
-        """Announces an update for a round (else: the next to be sealed) that began from `base`.
+        """Announces an update for a round (else: the next to be sealed) that began from `base`;
+        `announcing` is called when its bytes are stored, right before that.
 
         After any error it can be called again with the same bytes and goes on where it was. An
         update that this party has published for that round before stays, and is given back.
@@ -231,7 +185,8 @@ class Member:
         round_ = self.next_round if round_ is None else round_
         self._check_publish(payload, base, round_)
         bulk = write_bulk(self.store, payload, self.cipher, MOST_UPDATE_CHUNKS)
-        self._check_session()
+        self._acting.check_session()
+        announcing(bulk)
         update = Update(
             party=self.party,
             round=round_,
@@ -242,7 +197,7 @@ class Member:
             loss=work.loss,
             chips=work.chips,
             epsilon=work.epsilon,
-            session=self._session,
+            session=self._acting.session,
             payload=bulk,
         )
         signed = self._sign(update, "update")
@@ -250,13 +205,13 @@ class Member:
         stem = update_stem(round_, self.party)
         manifest, is_new = self.view.log.claim(stem, "update", signed.data, read)
         if is_new:
-            self._payloads[bulk] = payload
+            self._payloads.put(bulk, payload)
         return Published(update=manifest.update, is_new=is_new)
 
     def _check_publish(self, payload: bytes, base: str, round_: int) -> None:
         membership = self.chain.membership
         if self.party in membership.standings:
-            self._check_standing(self.identity.public_key, membership.is_active(self.party))
+            self._acting.check_standing(membership)
         if len(payload) > self.chain.charter.payload_bytes:
             raise PayloadError(
                 f"the update has {len(payload)} bytes; the charter allows "
@@ -299,23 +254,34 @@ class Member:
         return sealed
 
     def _work_on(self, look: OpenRound, base: str, judge: Judge) -> None:
+        """Closes, reviews and seals; what a review makes possible is looked for at once."""
         fresh = self._candidates(look.updates, look.membership)
-        for manifest in fresh.values():
-            self._payload_of(manifest.update)
-        quorum = self.chain.needed_updates(look.membership)
-        published = {each.update.party for each in fresh.values()}
-        sessions = partial(self.view.sessions, look.membership)
-        if not self._expected.is_closed(published, quorum, sessions):
-            return
+        if not self._is_closed(fresh, look.membership):
+            self._fetch(fresh)
+            if not self._is_closed(fresh, look.membership):
+                return
         candidates = dict(fresh)
         for round_ in self.chain.candidate_rounds()[1:]:
             late = self.view.updates(round_, look.membership)
             candidates |= self._candidates(late, look.membership)
-        sealed = self._composed(look, candidates)
-        if sealed is None:
-            self._review(look, candidates, base, judge)
-        elif self.chain.membership.key_of(self.party) and self._expected.is_turn("seal", 1):
-            self._seal(sealed)
+        if self._seal(look, candidates) or not self._review(look, candidates, base, judge):
+            return
+        self.refresh()
+        if self.next_round == look.round:
+            self._seal(self.look(), candidates)
+
+    def _is_closed(self, fresh: Manifests, membership: Membership) -> bool:
+        """Whether this party waits no longer; the first call in which there is a quorum starts its
+        clock, so it comes before payloads are fetched."""
+        return self._expected.is_closed(
+            {each.update.party for each in fresh.values()},
+            self.chain.needed_updates(membership),
+            partial(self.view.sessions, membership),
+        )
+
+    def _fetch(self, manifests: Manifests) -> None:
+        for manifest in manifests.values():
+            self._payloads.of(manifest.update)
 
     def _candidates(
         self, manifests: Mapping[str, Manifest], membership: Membership
@@ -327,113 +293,41 @@ class Member:
             if self.chain.is_candidate(each.update, membership)
         }
 
-    def _composed(self, look: OpenRound, candidates: Mapping[str, Manifest]) -> SealedRound | None:
-        """The round as the reviews at hand allow to seal it, from as few of them as possible."""
-        reviews = [
-            signed for party, signed in look.reviews.items() if look.membership.is_active(party)
-        ]
-        reviews.sort(key=lambda signed: (-len(signed.body["votes"]), signed.party))
-        manifests = {digest: each.signed for digest, each in candidates.items()}
-        for number in range(self.chain.needed_reviews(look.membership), len(reviews) + 1):
-            try:
-                return compose(self.chain, self.party, look.pending, reviews[:number], manifests)
-            except VoidObjectError:
-                continue
-        return None
-
-    def _review(
-        self, look: OpenRound, candidates: Mapping[str, Manifest], base: str, judge: Judge
-    ) -> None:
-        """Writes this member's votes, if it is due and they say anything new."""
+    def _review(self, look: OpenRound, candidates: Manifests, base: str, judge: Judge) -> bool:
+        """Writes this member's votes, if it is due and they say anything new; whether it did."""
         needed = self.chain.needed_reviews(look.membership)
         known = look.membership.amendments
         before = look.reviews.get(self.party)
         if before is None:
             if not self._expected.is_turn("review", needed + 1):
-                return
-        else:
-            own = read_body(Review, before, self.chain.federation)
-            voted = {vote.manifest for vote in own.votes}
-            if voted >= candidates.keys() and (own.base, own.amendments) == (base, known):
-                self._check_agreement(look, base, needed)
-                return
-        self._check_session()
-        review = Review(
-            party=self.party,
-            round=self.next_round,
-            previous=self.chain.head,
-            base=base,
-            amendments=known,
-            votes=self._votes(candidates, base, judge),
-        )
-        self.view.write_review(self._sign(review, "review"), look)
-
-    def _check_agreement(self, look: OpenRound, base: str, needed: int) -> None:
-        """`StateDivergedError` if the reviews cannot agree and this party may be the one astray."""
-        bases = [str(signed.body["base"]) for signed in look.reviews.values()]
-        others = sorted(other for other in bases if other != base)
-        if len(bases) >= needed and 2 * len(others) >= len(bases):
-            raise self._diverged(self.next_round, base, others[0])
-
-    def _votes(
-        self, candidates: Mapping[str, Manifest], base: str, judge: Judge
-    ) -> tuple[Vote, ...]:
-        reasons: dict[str, str] = {}
-        whole: dict[str, Candidate] = {}
-        for digest, manifest in sorted(candidates.items(), key=lambda item: item[1].arrival):
-            update = manifest.update
-            payload = self._payload_of(update)
-            own = base if update.round == self.next_round else self.chain.base_of(update.round)
-            if isinstance(payload, str):
-                reasons[digest] = payload
-            elif update.base != own:
-                reasons[digest] = "wrong_base"
-            else:
-                whole[digest] = Candidate(update=update, payload=payload)
-        judged = judge(self.next_round, list(whole.values()))
-        reasons |= dict(zip(whole, judged, strict=True))
+                return False
+        elif says_all(self.chain, before, candidates, base, known):
+            other = other_base(look, base, needed)
+            if other is not None:
+                raise self._diverged(self.next_round, base, other)
+            return False
+        self._acting.check_session()
+        reasons = verdicts(self.chain, candidates, self._payloads, base, judge)
         for digest, reason in reasons.items():
             if reason:
                 self._report(f"votes against {candidates[digest].update.party}: {reason}")
-        return tuple(Vote(manifest=digest, reason=reasons[digest]) for digest in candidates)
+        review = review_of(self.chain, self.party, base, known, reasons)
+        self.view.write_review(self._sign(review, "review"), look)
+        return True
 
-    def _seal(self, sealed: SealedRound) -> None:
-        signed = self.identity.sign(sealed.body)
-        self.view.write_seal(signed)
-        self.refresh()
-
-    # Payloads
+    def _seal(self, look: OpenRound, candidates: Manifests) -> bool:
+        """Seals if the reviews allow it and it is this party's turn; whether they allow it."""
+        sealed = composed(self.chain, self.party, look, candidates)
+        if sealed is None:
+            return False
+        if self.chain.membership.key_of(self.party) and self._expected.is_turn("seal", 1):
+            self.view.write_seal(self.identity.sign(sealed.body))
+            self.refresh()
+        return True
 
     def accepted_payloads(self, sealed: SealedRound) -> list[tuple[Accepted, bytes]]:
         """What counts in a sealed round, in canonical order, with the bytes of each.
 
         `LogDamagedError` if the store has lost one that the reviewers had.
         """
-        found = []
-        for each in sealed.accepted:
-            payload = self._payload_of(each.update)
-            if isinstance(payload, str):
-                self._payloads.pop(each.update.payload)
-                raise LogDamagedError(
-                    f"the update of '{each.update.party}' for round {each.update.round}, which "
-                    f"counts in round {sealed.round}, is {payload} in the store.",
-                    remedy="Restore the store, or wait for a snapshot of a later round.",
-                )
-            found.append((each, payload))
-        return found
-
-    def _payload_of(self, update: Update) -> bytes | str:
-        """The payload, or the reason of the protocol why it cannot be had."""
-        if update.payload not in self._payloads:
-            try:
-                payload: bytes | str = read_bulk(
-                    self.store,
-                    update.payload,
-                    self.cipher,
-                    max_bytes=self.chain.charter.payload_bytes,
-                    cache=self._cache,
-                )
-            except PayloadError as refused:
-                payload = refused.reason
-            self._payloads[update.payload] = payload
-        return self._payloads[update.payload]
+        return self._payloads.counted(sealed)

@@ -32,12 +32,13 @@ def wants_snapshot(member: Member) -> bool:
 
 def save_snapshot(member: Member, state: GlobalState) -> None:
     """Stores the state before the next round, unless an equal one is there."""
-    snapshot = Snapshot(
-        party=member.party,
-        round=member.next_round,
-        digest=state.digest(),
-        state=write_bulk(member.store, state.pack(), member.cipher),
-    )
+    bulk = write_bulk(member.store, state.pack(), member.cipher)
+    announce_snapshot(member, member.next_round, state.digest(), bulk)
+
+
+def announce_snapshot(member: Member, round_: int, digest: str, bulk: Bulk) -> None:
+    """Names a state that is in the store: that before a round."""
+    snapshot = Snapshot(party=member.party, round=round_, digest=digest, state=bulk)
     signed = member.identity.sign(body_of(snapshot, "snapshot", member.chain.federation))
     member.view.write_snapshot(snapshot, signed)
 

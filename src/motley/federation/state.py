@@ -22,7 +22,7 @@ from motley.federation.defences import LossOf, judge, measure_rises
 from motley.federation.fragments import partition
 from motley.federation.merge import merge
 from motley.federation.outer import has_momentum
-from motley.federation.rounds import Candidate
+from motley.federation.reviewing import Candidate
 from motley.federation.tensors import combined_digest, pack, tensor_digest, unpack
 from motley.federation.terms import Terms
 

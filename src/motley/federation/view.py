@@ -57,6 +57,7 @@ class Manifest:
 class OpenRound:
     """What the log holds of the round that is not sealed yet, by party."""
 
+    round: int
     updates: Mapping[str, Manifest]
     reviews: Mapping[str, Signed]
     """Each member's newest review that fits the chain."""
@@ -139,6 +140,7 @@ class View:
             if found.value is not None:
                 reviews[party] = found.value
         return OpenRound(
+            round=round_,
             updates=self._updates(round_, slots, membership),
             reviews=reviews,
             review_slots=review_slots,

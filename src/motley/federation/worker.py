@@ -66,6 +66,7 @@ def correspondence(rank: Rank, config: PartyConfig, journal: Journal) -> Corresp
         chips=_chips(rank),
         record=journal.record,
         cache=cache,
+        residuals=rank.folder.path / "residuals",
         score=HeldOutScore(recipe.model, held_out) if has_gate else None,
     )
 

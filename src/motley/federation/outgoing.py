@@ -1,0 +1,133 @@
+"""What a party sends: its work as encoded updates, with the error that is fed back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from motley.errors import StorageError
+from motley.federation.charter import Bulk
+from motley.federation.messages import Update
+from motley.federation.privacy import epsilon, privatize
+from motley.federation.residuals import Residuals
+from motley.federation.rounds import Member, Published, Work
+from motley.federation.state import GlobalState
+from motley.federation.tensors import pack
+from motley.federation.trained import Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """An update as it is sent, however often that has to be tried."""
+
+    round: int
+    base: str
+    payload: bytes
+    work: Work
+    local: Mapping[str, Tensor]
+    """The party's own parameters that it was made from."""
+    residual: Mapping[str, Tensor]
+    """What is fed back once it stands in the log."""
+
+
+class Outgoing:
+    """One party's updates."""
+
+    def __init__(
+        self,
+        member: Member,
+        chips: Mapping[str, int],
+        folder: Path | None,
+        report: Callable[[str], None],
+    ) -> None:
+        """`folder` keeps the error that is fed back; without one a restart begins with none."""
+        self._member = member
+        self._terms = member.chain.charter.terms
+        self._chips = dict(chips)
+        is_exact = self._terms.codec.kind == "fp32" or self._terms.codec.feedback_decay == 0
+        self._kept = Residuals(folder) if folder and not is_exact else None
+        self._report = report
+        self._residual: dict[str, Tensor] = {}
+        self._num_published = 0
+        self._local: dict[int, Mapping[str, Tensor]] = {}
+        """By round: what was local when this process published."""
+
+    def open(self) -> None:
+        """Takes up what an earlier process of this party has left, as the log confirms it."""
+        own = {update.round: update for update in self._own_updates()}
+        self._num_published = len(own)
+        self._local.clear()
+        if self._kept is None:
+            return
+        open_ = self._member.own_update()
+        if open_ is not None:
+            own[open_.round] = open_
+        known = {round_: update.payload for round_, update in own.items()}
+        self._residual = self._kept.load(self._terms.round.fragments, known.get)
+
+    def _own_updates(self) -> Iterator[Update]:
+        for sealed in self._member.chain.sealed:
+            yield from (each for each in sealed.updates() if each.party == self._member.party)
+
+    def forget(self) -> None:
+        """Drops what belonged to a state that has diverged."""
+        self._residual.clear()
+        self._local.clear()
+
+    def pack(self, state: GlobalState, trained: Trained) -> Parcel:
+        """Work as an update of the state before its round."""
+        names = state.names(trained.round)
+        local = {name: trained.local[name] for name in names}
+        delta = {name: value - state.parameters[name] for name, value in local.items()}
+        privacy = self._terms.privacy
+        if privacy is not None:
+            delta = privatize(delta, privacy)
+        payload, residual = state.codec.encode(delta, self._residual)
+        work = Work(
+            tokens=trained.tokens,
+            steps=trained.steps,
+            seconds=trained.seconds,
+            loss=trained.loss,
+            chips=self._chips,
+            epsilon=epsilon(privacy, self._num_published + 1) if privacy else None,
+        )
+        return Parcel(
+            round=trained.round,
+            base=state.digest(),
+            payload=pack(payload),
+            work=work,
+            local=local,
+            residual=residual,
+        )
+
+    def send(self, parcel: Parcel) -> Published:
+        """Publishes; may be repeated after any error. What an earlier process of this party has
+        published for the round stays, and the error that it left too."""
+
+        def keep(bulk: Bulk) -> None:
+            if self._kept is None:
+                return
+            fragment = parcel.round % self._terms.round.fragments
+            try:
+                self._kept.save(fragment, parcel.round, bulk, parcel.residual)
+            except StorageError as full:
+                self._report(f"{full.message} {full.remedy or ''}".strip())
+
+        published = self._member.publish(
+            parcel.payload, parcel.work, base=parcel.base, round_=parcel.round, announcing=keep
+        )
+        if published.is_new:
+            self._residual |= parcel.residual
+        self._local = {parcel.round: parcel.local}
+        self._num_published += 1
+        return published
+
+    def local_of(self, round_: int, state: GlobalState) -> Mapping[str, Tensor]:
+        """The party's parameters when it published for a round; if it did not, the state's own."""
+        local = self._local.pop(round_, None)
+        if local is not None:
+            return local
+        return {name: state.parameters[name].clone() for name in state.names(round_)}

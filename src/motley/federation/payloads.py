@@ -1,0 +1,70 @@
+"""The payloads of updates, fetched once and kept as long as a round may need them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from motley.errors import LogDamagedError, PayloadError
+from motley.federation.bulk import read_bulk
+from motley.federation.chain import Accepted, SealedRound
+from motley.federation.charter import Bulk
+from motley.federation.encrypt import GroupCipher
+from motley.federation.messages import Update
+from motley.federation.store import Store
+
+
+class Payloads:
+    """What was fetched, or the reason of the protocol why it cannot be had."""
+
+    def __init__(
+        self, store: Store, cipher: GroupCipher | None, max_bytes: int, cache: Path | None
+    ) -> None:
+        """`cache` is a folder for chunks, so that a broken download goes on."""
+        self._store = store
+        self._cipher = cipher
+        self._max_bytes = max_bytes
+        self._cache = cache
+        self._found: dict[Bulk, bytes | str] = {}
+
+    def put(self, bulk: Bulk, payload: bytes) -> None:
+        """Keeps one that need not be fetched: it was written here."""
+        self._found[bulk] = payload
+
+    def of(self, update: Update) -> bytes | str:
+        """The payload, or the reason why it cannot be had."""
+        bulk = update.payload
+        if bulk not in self._found:
+            try:
+                self._found[bulk] = read_bulk(
+                    self._store, bulk, self._cipher, max_bytes=self._max_bytes, cache=self._cache
+                )
+            except PayloadError as refused:
+                self._found[bulk] = refused.reason
+        return self._found[bulk]
+
+    def keep_only(self, needed: Collection[Bulk]) -> None:
+        """Drops the others, those that could not be had among them."""
+        self._found = {bulk: self._found[bulk] for bulk in needed if bulk in self._found}
+
+    def forget(self) -> None:
+        """Drops all: what is needed again is fetched again."""
+        self._found.clear()
+
+    def counted(self, sealed: SealedRound) -> list[tuple[Accepted, bytes]]:
+        """What counts in a sealed round, in canonical order, with the bytes of each.
+
+        `LogDamagedError` if the store has lost one that the reviewers had.
+        """
+        found = []
+        for each in sealed.accepted:
+            payload = self.of(each.update)
+            if isinstance(payload, str):
+                self._found.pop(each.update.payload)
+                raise LogDamagedError(
+                    f"the update of '{each.update.party}' for round {each.update.round}, which "
+                    f"counts in round {sealed.round}, is {payload} in the store.",
+                    remedy="Restore the store, or wait for a snapshot of a later round.",
+                )
+            found.append((each, payload))
+        return found

@@ -1,0 +1,169 @@
+"""A party's correspondence: what it sends, keeps over a restart, and never waits for."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from federation_cases import Clock, Federation, Forwarding, base_state, federation, terms
+from motley.federation.codec import CodecConfig
+from motley.federation.correspondence import Correspondence
+from motley.federation.rounds import Member
+from motley.federation.store import Store, memory_store
+from motley.federation.terms import Terms
+from motley.federation.trained import Trained
+from motley.federation.view import View
+
+
+def trained(round_: int, seed: int) -> Trained:
+    """Parameters that have moved from the base, much as those of others."""
+    common = torch.Generator().manual_seed(7)
+    own = torch.Generator().manual_seed(seed)
+    local = {
+        name: value
+        + 0.1 * torch.randn(value.shape, generator=common)
+        + 0.03 * torch.randn(value.shape, generator=own)
+        for name, value in base_state(terms()).parameters.items()
+    }
+    return Trained(round=round_, local=local, tokens=100, steps=10, seconds=1.0, loss=2.0)
+
+
+def line(
+    made: Federation, name: str, store: Store | None = None, residuals: Path | None = None
+) -> Correspondence:
+    """A new process of a party."""
+    member = Member(store or made.store, made.identities[name], made.digest, clock=made.clock)
+    correspondence = Correspondence(member, chips={"cpu": 1}, residuals=residuals)
+    correspondence.open()
+    return correspondence
+
+
+def run_round(lines: dict[str, Correspondence], clock: Clock, round_: int) -> None:
+    for seed, each in enumerate(lines.values()):
+        assert each.submit(trained(round_, seed))
+    waiting = dict(lines)
+    for _ in range(40):
+        for name, each in list(waiting.items()):
+            each.turn()
+            if each.last_sealed is not None and each.last_sealed.round == round_:
+                del waiting[name]
+        if not waiting:
+            return
+        clock.wait(0.5)
+    raise AssertionError(f"{sorted(waiting)} wait still")
+
+
+class HeldSnapshots(Forwarding):
+    """A store that takes no chunk of a snapshot until it may."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.may_go_on = threading.Event()
+        self.tried = threading.Event()
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        if threading.current_thread().name == "snapshot":
+            self.tried.set()
+            assert self.may_go_on.wait(60)
+        return super().put_new(key, data)
+
+
+def test_rounds_go_on_while_a_snapshot_is_on_its_way() -> None:
+    held = HeldSnapshots(memory_store())
+    made = federation("a", "b", store=held, chosen=terms(snapshot_every=1))
+    lines = {name: line(made, name) for name in ("a", "b")}
+    run_round(lines, made.clock, 0)
+    assert held.tried.wait(60)
+    for round_ in (1, 2):
+        run_round(lines, made.clock, round_)
+    busy = [each for each in lines.values() if not each.is_flushed()]
+    assert busy
+    held.may_go_on.set()
+    while any(not each.is_flushed() for each in busy):
+        for each in busy:
+            each.turn()
+    view = View(made.store)
+    view.refresh()
+    assert 1 in {snapshot.round for snapshot in view.snapshots()}
+
+
+def sparse_terms() -> Terms:
+    usual = terms()
+    return Terms(name="test", round=usual.round, codec=CodecConfig(kind="topk", density=1 / 64))
+
+
+def payloads(made: Federation, round_: int) -> dict[str, str]:
+    """Party to what its update of a round consists of."""
+    view = View(made.store)
+    view.refresh()
+    return {
+        each.party: each.payload.chunks[0].digest for each in view.chain.sealed[round_].updates()
+    }
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_the_error_that_is_fed_back_survives_a_restart(tmp_path: Path, restarts: bool) -> None:
+    made = federation("a", "b", chosen=sparse_terms())
+    lines = {name: line(made, name, residuals=tmp_path / name) for name in ("a", "b")}
+    for round_ in range(3):
+        run_round(lines, made.clock, round_)
+        if restarts:
+            lines["a"] = line(made, "a", residuals=tmp_path / "a")
+    undisturbed = federation("a", "b", chosen=sparse_terms())
+    others = {name: line(undisturbed, name) for name in ("a", "b")}
+    for round_ in range(3):
+        run_round(others, undisturbed.clock, round_)
+    assert payloads(made, 2) == payloads(undisturbed, 2)
+
+
+def test_the_error_of_an_update_that_nobody_has_seen_is_not_fed_back(tmp_path: Path) -> None:
+    made = federation("a", "b", chosen=sparse_terms())
+    lines = {name: line(made, name, residuals=tmp_path / name) for name in ("a", "b")}
+    run_round(lines, made.clock, 0)
+    before = sorted((tmp_path / "a").iterdir())
+
+    class Died(BaseException):
+        pass
+
+    class Dying(Forwarding):
+        def put_new(self, key: str, data: bytes) -> bool:
+            if "/updates/" in key:
+                raise Died
+            return super().put_new(key, data)
+
+    dying = line(made, "a", store=Dying(made.store), residuals=tmp_path / "a")
+    dying.submit(trained(1, seed=99))
+    with pytest.raises(Died):
+        dying.turn()
+    assert len(list((tmp_path / "a").iterdir())) == len(before) + 1
+    lines["a"] = line(made, "a", residuals=tmp_path / "a")
+    run_round(lines, made.clock, 1)
+    undisturbed = federation("a", "b", chosen=sparse_terms())
+    others = {name: line(undisturbed, name) for name in ("a", "b")}
+    for round_ in range(2):
+        run_round(others, undisturbed.clock, round_)
+    assert payloads(made, 1) == payloads(undisturbed, 1)
+
+
+def test_a_damaged_or_full_disk_costs_the_fed_back_error_alone(tmp_path: Path) -> None:
+    made = federation("a", "b", chosen=sparse_terms())
+    (tmp_path / "b").write_bytes(b"no folder can be here")
+    said: list[str] = []
+    lines = {name: line(made, name, residuals=tmp_path / name) for name in ("a", "b")}
+    member = Member(made.store, made.identities["b"], made.digest, clock=made.clock)
+    lines["b"] = Correspondence(
+        member,
+        chips={},
+        residuals=tmp_path / "b",
+        record=lambda event, **fields: said.append(str(fields.get("text", ""))),
+    )
+    lines["b"].open()
+    run_round(lines, made.clock, 0)
+    assert any("cannot be kept" in text for text in said)
+    for path in (tmp_path / "a").iterdir():
+        path.write_bytes(path.read_bytes()[:40])
+    lines["a"] = line(made, "a", residuals=tmp_path / "a")
+    run_round(lines, made.clock, 1)
