@@ -23,6 +23,8 @@ FRUGAL = {
         "positions": "rotary",
         "tied_head": False,
         "qk_norm": True,
+        "sampled_targets": 128,
+        "tables": {"ngrams": [2, 3], "rows": 500, "width": 16, "value_blocks": [1, 3]},
     },
     "optimizer": {
         "kind": "normuon",

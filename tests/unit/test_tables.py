@@ -18,10 +18,16 @@ from motley.model.config import ModelConfig
 from motley.model.counts import model_counts, parameter_groups
 from motley.model.layers import Embedding
 from motley.model.table_config import MemoryTables
-from motley.model.table_counts import table_gradient_bytes, table_shapes, table_state_bytes
+from motley.model.table_counts import (
+    table_gradient_bytes,
+    table_shapes,
+    table_state_bytes,
+    touched_bytes,
+)
 from motley.model.tables import hash_ngrams
 from motley.model.transformer import build_transformer
 from motley.optim.rows import RowAdagrad, mean_squares
+from motley.plan.memory import stage_memory
 from motley.train.parameters import StageParameters, build_parameters
 from motley.train.sparse import add_in_order
 from motley.units import Precision
@@ -123,8 +129,21 @@ def test_parameters_in_tables_are_counted_apart(tied: bool) -> None:
     assert counts.table_parameters == 2 * 50 * config.width
     assert counts.active_parameters == counts.parameters - counts.table_parameters
     assert table_state_bytes(config) == 2 * 50 * (4 * config.width + 4)
-    assert table_gradient_bytes(config, 10) == 2 * 10 * (4 * config.width + 8)
-    assert table_gradient_bytes(config, 10**6) == table_gradient_bytes(config, 50)
+    assert touched_bytes(config, 10) == 2 * 10 * (4 * config.width + 8)
+    assert touched_bytes(config, 10**6) == touched_bytes(config, 50)
+
+
+def test_the_planner_counts_tables_where_the_embedding_is() -> None:
+    plain, config = SHAPES["llama"], with_tables(rows=10_000)
+    grown = {}
+    for layers in ((0, 2), (2, 4)):
+        needs = [
+            stage_memory(each, CONTEXT, "fp32", layers, num_in_flight=1, micro_batch_size=2)
+            for each in (plain, config)
+        ]
+        grown[layers] = needs[1].state_bytes - needs[0].state_bytes
+    gradients = table_gradient_bytes(config, 2 * CONTEXT, 2 * CONTEXT)
+    assert grown == {(0, 2): table_state_bytes(config) + gradients, (2, 4): 0}
 
 
 def cpu(config: ModelConfig) -> StageParameters:

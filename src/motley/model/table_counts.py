@@ -51,9 +51,20 @@ def table_state_bytes(config: ModelConfig) -> int:
     return sum(rows * (width * WEIGHT_BYTES + ROW_STATE_BYTES) for rows, width in shapes)
 
 
-def table_gradient_bytes(config: ModelConfig, num_tokens: int) -> int:
-    """The most that the gradients of the rows take that `num_tokens` tokens look up."""
+def touched_bytes(config: ModelConfig, num_tokens: int) -> int:
+    """The most that the gradients of the rows take that `num_tokens` tokens look up: what a replica
+    with so many sends to the others."""
     return sum(
         min(rows, num_tokens) * (width * WEIGHT_BYTES + ROW_NUMBER_BYTES)
         for rows, width in table_shapes(config).values()
     )
+
+
+def table_gradient_bytes(config: ModelConfig, step_tokens: int, micro_tokens: int) -> int:
+    """The most that gradients of tables take at once: a step's rows before and after they are added
+    up, with the sum's own copy, and two copies of a micro-batch's, where a row may be there often.
+    """
+    each = sum(
+        width * WEIGHT_BYTES + ROW_NUMBER_BYTES for _, width in table_shapes(config).values()
+    )
+    return 3 * touched_bytes(config, step_tokens) + 2 * micro_tokens * each

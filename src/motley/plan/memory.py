@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from motley.model.config import ModelConfig
 from motley.model.stream import FIRST_INPUT, FIRST_VALUES, carried, stream_width
+from motley.model.table_counts import table_gradient_bytes, table_state_bytes
 from motley.plan import update
 from motley.plan.footprint import MARGIN, context_bytes
 from motley.plan.held import Held, held_in_stage, largest_group
@@ -113,6 +114,10 @@ def stage_memory(
         state += gradients
     else:
         after += gradients
+    if first == 0:
+        in_step = recipe.tokens_per_step if recipe else samples * sequence_length
+        state += table_state_bytes(config)
+        state += table_gradient_bytes(config, in_step, samples * sequence_length)
     buffers = (
         _edge_bytes(config, sequence_length, layers, samples, layout, stack)
         + _bucket_bytes(sums, layout, stack)
