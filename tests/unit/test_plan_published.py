@@ -277,6 +277,11 @@ def test_a_row_that_says_too_little_is_skipped_with_the_reason(
         case_of(row(**{**GPT, **changes}))
 
 
+@pytest.mark.parametrize("changes", [{"n_layers": 1000}, {"n_chips": 1_000_000, "dp": 250_000}])
+def test_the_largest_rows_are_predicted(changes: dict[str, object]) -> None:
+    assert predict(case_of(row(**{**GPT, "model": "?", **changes}))).step_s > 0
+
+
 def test_stages_follow_the_rows_partition_or_the_stack() -> None:
     notes = "stage partition over 30 ops [0, 9, 15, 21, 30]"
     told = case_of(row(**{**GPT, "notes": notes}))

@@ -42,7 +42,7 @@ _NOT_KNOWN = frozenset(
 )
 """What people write where they have no number."""
 
-LARGEST = {"n_layers": 10_000, "n_chips": 1_000_000}
+LARGEST = {"n_layers": 1_000, "d_model": 1_000_000, "n_chips": 1_000_000}
 """A larger number is a slip of the pen."""
 
 DELIMITERS = ",;\t"

@@ -15,7 +15,7 @@ from functools import lru_cache
 from motley.model.config import ModelConfig
 from motley.model.counts import model_counts
 from motley.model.presets import PRESETS
-from motley.plan.published import PublishedRow
+from motley.plan.published import LARGEST, PublishedRow
 
 DEFAULT_VOCABULARY = 50304
 """GPT-2's 50257 tokens, padded to a multiple of 128."""
@@ -69,6 +69,10 @@ def _config(
     if row.params_b is None:
         raise Incomplete("n_layers and params_b are both missing")
     layers = _layers_for(config, row.params_b * 1e9)
+    if layers > LARGEST["n_layers"]:
+        raise Incomplete(
+            f"contradiction: {row.params_b:g}B parameters are {layers} layers of {row.d_model}"
+        )
     assumed.append(f"layers not given: {layers} from {row.params_b:g}B parameters")
     return dataclasses.replace(config, layers=layers), assumed
 
