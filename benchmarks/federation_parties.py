@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,10 +30,12 @@ from motley.federation.course import PartyCourse
 from motley.federation.identity import Identity
 from motley.federation.lone import lone_engine, lone_process
 from motley.federation.rounds import Member
-from motley.federation.store import Store, Traffic, open_store
+from motley.federation.store import Entry, Store, Traffic, open_store
 from motley.federation.view import find_charter
 from motley.recipe import Recipe
 from motley.train.whole import WholeModel
+
+T = TypeVar("T")
 
 EXIT_OURS = 3
 """A party that ended with one of our messages."""
@@ -62,8 +65,6 @@ class FaultyStore:
     """A store seen through faults."""
 
     def __init__(self, store: Store, faults: Faults) -> None:
-        import random
-
         self._store = store
         self._faults = faults
         self._random = random.Random(faults.seed)
@@ -93,10 +94,10 @@ class FaultyStore:
     def size(self, key: str) -> int | None:
         return self._call(lambda: self._store.size(key))
 
-    def list(self, prefix: str, after: str = "") -> list[str]:
+    def list(self, prefix: str, after: str = "") -> list[Entry]:
         return self._call(lambda: self._store.list(prefix, after))
 
-    def _call(self, call: Callable[[], object], *, is_seal: bool = False):  # type: ignore[no-untyped-def]
+    def _call(self, call: Callable[[], T], *, is_seal: bool = False) -> T:
         faults = self._faults
         with self._lock:
             self._calls += 1
