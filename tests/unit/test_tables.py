@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from model_shapes import CONTEXT, SHAPES, VOCABULARY
-from motley.chips.chip import Chip
+from motley.chips.chip import Chip, Link
 from motley.chips.runtime import Runtime
 from motley.model.config import ModelConfig
 from motley.model.counts import model_counts, parameter_groups
@@ -27,7 +27,9 @@ from motley.model.table_counts import (
 from motley.model.tables import hash_ngrams
 from motley.model.transformer import build_transformer
 from motley.optim.rows import RowAdagrad, mean_squares
+from motley.plan.collectives import reached_share
 from motley.plan.memory import stage_memory
+from motley.plan.sync import rows_exchange_seconds
 from motley.train.parameters import StageParameters, build_parameters
 from motley.train.sparse import add_in_order
 from motley.units import Precision
@@ -295,3 +297,15 @@ def test_value_blocks_must_exist() -> None:
 def test_shapes_are_those_of_the_modules() -> None:
     config = with_tables(width=8, value_blocks=(1,))
     assert table_shapes(config)["tables.value"] == (VOCABULARY, 2 * 12)
+
+
+def test_the_exchange_of_rows_takes_what_the_others_touched() -> None:
+    link = Link(between=("a", "b"), bandwidth_bytes_per_s=1e9, latency_s=1e-3)
+    config = with_tables(rows=1000)
+    each = 2 * (4 * config.width + 8)
+    seconds = rows_exchange_seconds(config, [10, 30, 5000], link)
+    touched = (30 + 1000) * each  # all but the first, who has the fewest
+    expected = touched / (1e9 * reached_share(link)) + 3e-3
+    assert seconds == pytest.approx(expected)
+    assert rows_exchange_seconds(config, [10], link) == 0
+    assert rows_exchange_seconds(SHAPES["llama"], [10, 30], link) == 0

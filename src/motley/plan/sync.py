@@ -17,6 +17,7 @@ from motley.chips.chip import Link
 from motley.chips.constants import CONSTANTS, Constants
 from motley.model.config import ModelConfig
 from motley.model.counts import ParameterGroup, parameter_groups
+from motley.model.table_counts import touched_bytes
 from motley.plan.collectives import (
     all_gather_seconds,
     member_spread,
@@ -125,6 +126,20 @@ def all_reduce_seconds(
     latency = max(each.latency_s for each in links)
     rounds = 2 * (num_ranks - 1)
     return rounds / num_ranks * element_bytes * num_parameters / bandwidth + rounds * latency
+
+
+def rows_exchange_seconds(config: ModelConfig, tokens: Sequence[int], link: Link) -> float:
+    """Time in which replicas that compute so many tokens of a step each give each other the rows of
+    memory tables that they touched, over links no slower than `link`.
+
+    Each gets what all others have; that no row is touched twice is the worst case.
+    """
+    touched = [touched_bytes(config, each) for each in tokens]
+    if len(touched) < 2 or not any(touched):
+        return 0.0
+    received = sum(touched) - min(touched)
+    rate = link.bandwidth_bytes_per_s * reached_share(link)
+    return received / rate + len(touched) * link.latency_s
 
 
 def group_exchange_seconds(

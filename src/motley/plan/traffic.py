@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from motley.cluster import Cluster
+from motley.model.table_counts import touched_bytes
 from motley.plan.cost import boundary_bytes
 from motley.plan.plan import Plan, Stage
 from motley.plan.sync import GRADIENT_BYTES, gradient_buckets
@@ -59,6 +60,18 @@ def between_sites(plan: Plan, recipe: Recipe, cluster: Cluster) -> Iterator[Sent
                 )
                 yield Sent(before.chip, after.chip, num_bytes)
     yield from _gradients(plan, recipe, cluster)
+    if recipe.model.tables is not None:
+        yield from _rows(plan, recipe, cluster)
+
+
+def _rows(plan: Plan, recipe: Recipe, cluster: Cluster) -> Iterator[Sent]:
+    """Rows of memory tables that a replica touched go to every other one."""
+    for sender in plan.replicas:
+        tokens = sender.num_samples * recipe.batch.sequence_length
+        for receiver in plan.replicas:
+            here, there = sender.stages[0], receiver.stages[0]
+            if _site(cluster, here) != _site(cluster, there):
+                yield Sent(here.chip, there.chip, touched_bytes(recipe.model, tokens))
 
 
 def _gradients(plan: Plan, recipe: Recipe, cluster: Cluster) -> Iterator[Sent]:

@@ -153,7 +153,7 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
         ),
         average=TailAverage({name: parameters.masters[name] for name in parameters.gradients}),
         control=groups.control,
-        clock=ReductionClock(plan, cluster, buckets),
+        clock=ReductionClock(plan, recipe, cluster, buckets),
         scale=loss_scale_for({place.stage.precision for place in plan.placements()}),
         watch=LossWatch(recipe),
         targets=TargetSampler(recipe, parameters.modules),

@@ -8,18 +8,23 @@ when the last one would have ended, and waits until then. Real links have taken 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 from motley.cluster import Cluster
 from motley.plan.plan import Plan
-from motley.plan.sync import Bucket, all_reduce_seconds
+from motley.plan.sync import Bucket, all_reduce_seconds, rows_exchange_seconds
+from motley.recipe import Recipe
 from motley.train.exchange import RankReport
 
 
 class ReductionClock:
     """The reductions of one plan; `barrier` gives the moment at which a step is over."""
 
-    def __init__(self, plan: Plan, cluster: Cluster, buckets: tuple[Bucket, ...]) -> None:
+    def __init__(
+        self, plan: Plan, recipe: Recipe, cluster: Cluster, buckets: tuple[Bucket, ...]
+    ) -> None:
         self._buckets = buckets
+        self._rows_s = _rows_seconds(plan, recipe, cluster)
         chips = [place.stage.chip for place in plan.placements()]
         self._seconds = [_declared_seconds(bucket, chips, cluster) for bucket in buckets]
 
@@ -36,7 +41,18 @@ class ReductionClock:
             for rank in bucket.ranks:
                 free[rank] = begin + seconds
             latest = max(latest, begin + seconds)
-        return latest
+        return latest + self._rows_s
+
+
+def _rows_seconds(plan: Plan, recipe: Recipe, cluster: Cluster) -> float:
+    """What emulated links make the exchange of the memory tables' rows take, after the buckets."""
+    chips = [replica.stages[0].chip for replica in plan.replicas]
+    links = [cluster.link(first, second) for first, second in combinations(chips, 2)]
+    if not any(link.emulated for link in links):
+        return 0.0
+    tokens = [replica.num_samples * recipe.batch.sequence_length for replica in plan.replicas]
+    slowest = min(links, key=lambda link: link.bandwidth_bytes_per_s)
+    return rows_exchange_seconds(recipe.model, tokens, slowest)
 
 
 def _declared_seconds(bucket: Bucket, chips: Sequence[str], cluster: Cluster) -> float:
