@@ -23,8 +23,8 @@ PACKAGE = Path(main.__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 DEMO_CLUSTER = str(ROOT / "clusters" / "demo.toml")
 VERBS = (
-    "probe", "plan", "replace", "predict", "train", "calibrate", "ablate", "sample", "report",
-    "doctor", "federation",
+    "probe", "plan", "scale", "replace", "predict", "train", "calibrate", "ablate", "sample",
+    "report", "doctor", "federation",
 )  # fmt: skip
 FEDERATION_VERBS = (
     "keygen", "create", "admit", "remove", "status", "ledger", "verify", "join", "simulate",
@@ -55,7 +55,29 @@ FLAGS = {
     ],
     "predict": ["--cluster", "--help", "--json", "--out", "--plan", "--recipe", "--table"],
     "calibrate": ["--cluster", "--help", "--json", "--out", "--recipe", "--steps", "RUN"],
-    "train": ["--cluster", "--help", "--json", "--plan", "--resume", "--run", "RECIPE"],
+    "scale": [
+        "--batch",
+        "--cluster",
+        "--help",
+        "--hours",
+        "--json",
+        "--layers",
+        "--out",
+        "--steps",
+        "--width",
+        "RECIPE",
+    ],
+    "train": [
+        "--cluster",
+        "--data",
+        "--help",
+        "--hours",
+        "--json",
+        "--plan",
+        "--resume",
+        "--run",
+        "RECIPE",
+    ],
     "ablate": [
         "--cluster",
         "--help",
@@ -192,7 +214,12 @@ def test_a_wrong_use_is_explained_with_code_2(arguments: str) -> None:
         ("plan nope.toml", 11, "error: nope.toml: no such file.\nCheck the path.\n"),
         ("train nope.toml", 11, "error: nope.toml: no such file.\nCheck the path.\n"),
         ("train .", 11, "error: . is a folder, not a file.\nName the TOML file.\n"),
-        ("train", 2, "error: no recipe.\nmotley train RECIPE, or --resume RUN.\n"),
+        (
+            "train recipe.toml --hours 3",
+            2,
+            "error: --hours and --data are for a training without a recipe.\nA recipe names its "
+            "text; motley scale RECIPE --hours N changes its size.\n",
+        ),
         (
             "train recipe.toml --resume run",
             2,

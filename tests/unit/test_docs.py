@@ -64,6 +64,8 @@ NOT_FIELDS: dict[str, dict[str, Any]] = {
 PAIRS = [
     ("demo", "demo"),
     ("demo", "emulated-pipeline"),
+    ("frugal", "demo"),
+    ("gpt2-adamw", "demo"),
     ("llama3-small", "demo"),
     ("llama3-small", "mixed-drawer"),
     ("gpt2-124m", "mixed-drawer"),

@@ -20,6 +20,7 @@ app = typer.Typer(
 for verb in (
     verbs.probe,
     verbs.plan,
+    verbs.scale,
     verbs.replace,
     verbs.predict,
     verbs.train,

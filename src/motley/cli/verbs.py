@@ -54,6 +54,31 @@ def plan(
     planning.run(recipe, cluster, goal, hours, out, html, trainable=trainable, as_json=as_json)
 
 
+def scale(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="recipe.toml; else the frugal one.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option("--hours", help="To the best size for so long a training.")
+    ] = None,
+    cluster: ClusterFile = None,
+    layers: Annotated[int | None, typer.Option("--layers", min=1, help="To this depth.")] = None,
+    width: Annotated[int | None, typer.Option("--width", min=1, help="To this width.")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="To so many samples a step.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="To so many steps.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("scaled.toml"),
+    as_json: AsJson = False,
+) -> None:
+    """Write a recipe at another size, learning rates and all, or at the best one for your chips."""
+    from motley.cli import scaling
+    from motley.recipe.transfer import Target
+
+    target = Target(layers=layers, width=width, global_batch=batch, steps=steps)
+    scaling.run(recipe, hours, cluster, target, out, as_json=as_json)
+
+
 def replace(
     strong: Annotated[str, typer.Argument(metavar="CHIP", help="The catalog id to replace.")],
     weak: Annotated[
@@ -121,7 +146,14 @@ def calibrate(
 
 def train(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="RECIPE", help="recipe.toml; not with --resume.")
+        Path | None, typer.Argument(metavar="RECIPE", help="recipe.toml; else the frugal one.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option("--hours", help="Without RECIPE: train about so long. [1]")
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="Without RECIPE: your text; repeat for more."),
     ] = None,
     cluster: ClusterFile = None,
     plan: PlanFile = None,
@@ -133,10 +165,14 @@ def train(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a recipe on a cluster: probe, plan, show the plan, train."""
+    """Train a recipe on a cluster: probe, plan, show the plan, train.
+
+    Without RECIPE the frugal recipe is scaled to what the chips compute in --hours.
+    """
     from motley.cli import training
 
-    training.run(recipe, cluster, plan, run, resume, as_json=as_json)
+    what = training.What(recipe, hours, tuple(data or ()), resume)
+    training.run(what, cluster, plan, run, as_json=as_json)
 
 
 def ablate(

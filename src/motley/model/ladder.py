@@ -46,7 +46,7 @@ def reshaped(config: ModelConfig, layers: int, width: int) -> ModelConfig:
         heads=heads,
         head_width=None if config.head_width is None else head,
         key_value_heads=_key_value_heads(config, heads),
-        mlp_width=_scaled(config.mlp_width, share),
+        mlp_width=_share_of(config.mlp_width, share),
         mixture=_experts(config.mixture, share, layers),
         tables=_tables(config.tables, share, layers),
     )
@@ -67,7 +67,7 @@ def _experts(
     return dataclasses.replace(
         mixture,
         expert_width=_scaled(mixture.expert_width, share),
-        shared_width=_scaled(mixture.shared_width, share),
+        shared_width=_share_of(mixture.shared_width, share),
         leading_dense_layers=min(mixture.leading_dense_layers, layers),
     )
 
@@ -79,9 +79,13 @@ def _tables(tables: MemoryTables | None, share: float, layers: int) -> MemoryTab
     blocks = tuple(block for block in tables.value_blocks if block < layers)
     if not tables.ngrams and not blocks:
         return None
-    return dataclasses.replace(tables, value_blocks=blocks, width=_scaled(tables.width, share))
+    return dataclasses.replace(tables, value_blocks=blocks, width=_share_of(tables.width, share))
 
 
-def _scaled(size: int | None, share: float) -> int | None:
+def _share_of(size: int | None, share: float) -> int | None:
+    return None if size is None else _scaled(size, share)
+
+
+def _scaled(size: int, share: float) -> int:
     """In multiples of 8, which matrix units like."""
-    return None if size is None else max(8, 8 * round(size * share / 8))
+    return max(8, 8 * round(size * share / 8))

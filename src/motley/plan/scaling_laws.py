@@ -45,16 +45,12 @@ CRITICAL_SCALE, CRITICAL_POWER, CRITICAL_SEQUENCE = 0.0471, 0.462, 2048
 figure 1): larger ones save no time worth their tokens."""
 BATCH_FITTED_TOKENS = 1e9
 """Both batch laws were fitted on trainings from about here on."""
-TIMESCALE_POWER = -0.527
-"""Weight decay's memory, as a share of the training, goes with (tokens per parameter)^-0.527
-(arXiv 2505.13738, figure 1)."""
 
 
 def loss(size: float, tokens: float, fit: LossFit = CORRECTED) -> float:
     """Nats per token of `size` parameters after `tokens` new tokens, on the fit's text."""
-    return (
-        fit.floor + fit.size_scale / size**fit.size_power + fit.data_scale / tokens**fit.data_power
-    )
+    by_size = fit.size_scale / math.pow(size, fit.size_power)
+    return fit.floor + by_size + fit.data_scale / math.pow(tokens, fit.data_power)
 
 
 def optimum(
@@ -94,7 +90,7 @@ def effective_tokens(tokens: float, unique_tokens: float) -> float:
 
 def best_batch_tokens(tokens: float) -> float:
     """Tokens of a step with which a training of `tokens` ends at the lowest loss."""
-    return BATCH_SCALE * tokens**BATCH_POWER
+    return BATCH_SCALE * math.pow(tokens, BATCH_POWER)
 
 
 def critical_batch_tokens(tokens: float) -> float | None:
@@ -102,4 +98,4 @@ def critical_batch_tokens(tokens: float) -> float | None:
     not seen to hold."""
     if tokens < BATCH_FITTED_TOKENS:
         return None
-    return CRITICAL_SCALE * tokens**CRITICAL_POWER * CRITICAL_SEQUENCE
+    return CRITICAL_SCALE * math.pow(tokens, CRITICAL_POWER) * CRITICAL_SEQUENCE
