@@ -23,8 +23,8 @@ PACKAGE = Path(main.__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 DEMO_CLUSTER = str(ROOT / "clusters" / "demo.toml")
 VERBS = (
-    "probe", "plan", "scale", "replace", "predict", "train", "calibrate", "ablate", "sample",
-    "report", "doctor", "federation",
+    "probe", "plan", "scale", "replace", "predict", "train", "calibrate", "ablate",
+    "vocabulary", "sample", "report", "doctor", "federation",
 )  # fmt: skip
 FEDERATION_VERBS = (
     "keygen", "create", "admit", "remove", "status", "ledger", "verify", "join", "simulate",
@@ -88,6 +88,7 @@ FLAGS = {
         "--set",
         "RECIPE",
     ],
+    "vocabulary": ["--help", "--json", "--size", "RECIPE"],
     "sample": ["--help", "--json", "--prompt", "--seed", "--temperature", "--tokens", "RUN"],
     "report": ["--help", "--json", "RUN"],
     "doctor": ["--help", "--json"],

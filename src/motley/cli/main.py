@@ -26,6 +26,7 @@ for verb in (
     verbs.train,
     verbs.calibrate,
     verbs.ablate,
+    verbs.vocabulary,
     verbs.sample,
     verbs.report,
     verbs.doctor,

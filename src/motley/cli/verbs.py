@@ -197,6 +197,19 @@ def ablate(
     ablating.run(recipe, settings or [], ladder, seeds, cluster, out, as_json=as_json)
 
 
+def vocabulary(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe.toml.")],
+    sizes: Annotated[
+        list[int] | None, typer.Option("--size", min=257, help="A size; repeat to compare.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare sizes of the vocabulary on a recipe's text by FLOPs per byte."""
+    from motley.cli import vocabulary as comparing
+
+    comparing.run(recipe, sizes or [], as_json=as_json)
+
+
 def sample(
     run: RunFolderArgument,
     prompt: Annotated[str, typer.Option("--prompt", help="The text to go on from.")] = "",

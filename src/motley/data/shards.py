@@ -93,7 +93,7 @@ def prepare(
     split = choose_split(files, held_out_share)
     _report_split(files, split, report)
     with _temporary_folder(cache) as folder:
-        tokenizer = given or _train(files, split, held_out_share, vocab_size, report)
+        tokenizer = given or train_on_corpus(files, split, held_out_share, vocab_size, report)
         job = _Job(folder, files, tokenizer, split, held_out_share, shard_tokens)
         _write_folder(job, key, source_digest, report)
         published = _find(cache, key, report)
@@ -159,9 +159,10 @@ def _remove_abandoned(cache: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _train(
+def train_on_corpus(
     files: tuple[CorpusFile, ...], split: Split, share: float, vocab_size: int, report: Report
 ) -> Tokenizer:
+    """A tokenizer of the training documents of listed files, or of a sample if they are large."""
     documents = (
         document
         for document in read_documents(files, split.part_bytes)

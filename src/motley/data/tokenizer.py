@@ -57,7 +57,7 @@ class Tokenizer:
     @cached_property
     def digest(self) -> str:
         """sha256 (hex) of the tokenizer's canonical JSON."""
-        return canonical_digest(self._backend.to_str())
+        return canonical_digest(self.to_json())
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, with no special token before or after."""
@@ -87,11 +87,15 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder().items()
         return {token: entry.content for token, entry in added if not entry.special}
 
+    def to_json(self) -> str:
+        """The text of its `tokenizer.json`."""
+        return str(self._backend.to_str())
+
     def save(self, path: Path) -> None:
         """Write a Hugging Face `tokenizer.json`; `StorageError` if the disk does not take it."""
         temporary = path.with_name(f".{path.name}.partial")
         try:
-            temporary.write_text(self._backend.to_str(), encoding="utf-8")
+            temporary.write_text(self.to_json(), encoding="utf-8")
             temporary.replace(path)
         except OSError as cause:
             temporary.unlink(missing_ok=True)
@@ -159,6 +163,15 @@ def load_tokenizer(path: Path, expected_digest: str | None = None) -> Tokenizer:
     if expected_digest is not None:
         require_digest(path, tokenizer.digest, expected_digest)
     return tokenizer
+
+
+def tokenizer_of_json(text: str, end_of_text: int) -> Tokenizer:
+    """The tokenizer that `to_json` gave, as it was or changed."""
+    from tokenizers import Tokenizer as Backend
+
+    backend = Backend.from_str(text)
+    backend.encode_special_tokens = True
+    return Tokenizer(backend, end_of_text)
 
 
 def require_digest(path: Path, found: str, expected: str) -> None:
