@@ -43,6 +43,7 @@ def test_a_recipe_for_some_hours_of_a_cluster(folder: Path) -> None:
     words = ("scale", "recipe.toml", "--hours", "0.05", "--cluster", DEMO_CLUSTER, "--json")
     result = motley(*words, cwd=folder)
     assert result.returncode == 0, result.stderr
+    assert "is large for a text of" in result.stderr
     changes = {
         f"{each['table']}.{each['key']}": each["value"]
         for each in json.loads(result.stdout)["changes"]

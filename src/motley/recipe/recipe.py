@@ -12,6 +12,7 @@ from typing import Any
 from motley.errors import RecipeError
 from motley.model.config import ModelConfig
 from motley.recipe.data import BatchConfig, DataConfig
+from motley.recipe.exclusions import require_compatible
 from motley.recipe.optimizer import OptimizerConfig
 from motley.recipe.schedule import ScheduleConfig
 from motley.recipe.upkeep import CheckpointConfig, ValidationConfig
@@ -40,6 +41,7 @@ class Recipe:
                 f"batch.sequence_length: {length} tokens do not fit the model's context {context}"
             )
         self._check_schedule()
+        require_compatible(self)
 
     def _check_schedule(self) -> None:
         pieces, share = self.schedule.sequence_warmup, self.schedule.batch_warmup

@@ -20,6 +20,9 @@ from motley.train.launch import lost_chips
 
 Report = Callable[[str], None]
 
+LEAST_USES = 200
+"""Of a token in one epoch, in the mean; fewer are told. A rule of thumb, not measured."""
+
 
 def cache_folder() -> Path:
     """Where prepared text is kept between runs: the user's cache folder."""
@@ -38,7 +41,19 @@ def prepare_data(recipe: Recipe, report: Report) -> tuple[Recipe, PreparedData]:
         cache=cache_folder(),
         report=report,
     )
+    _warn_of_rare_tokens(prepared, report)
     return recipe.with_vocabulary(prepared.tokenizer.vocab_size), prepared
+
+
+def _warn_of_rare_tokens(prepared: PreparedData, report: Report) -> None:
+    """A vocabulary that is larger than the text supports: its tokens are hardly seen."""
+    vocab_size, num_tokens = prepared.tokenizer.vocab_size, prepared.train.num_tokens
+    if num_tokens < LEAST_USES * vocab_size:
+        report(
+            f"The vocabulary of {vocab_size} is large for a text of {num_tokens} tokens: one epoch "
+            f"shows each {num_tokens / vocab_size:.3g} times in the mean. Lower data.vocab_size or "
+            "give more text; 'motley vocabulary RECIPE' compares sizes."
+        )
 
 
 def next_run_path(name: str) -> Path:

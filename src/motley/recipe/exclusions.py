@@ -1,0 +1,43 @@
+"""Which techniques exclude each other, in one place: a recipe with both is refused, and told why.
+
+What one table of the recipe can see alone, that table checks itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from motley.recipe.recipe import Recipe
+
+
+def require_compatible(recipe: Recipe) -> None:
+    """`ValueError` for the first pair of keys that cannot both be as they are."""
+    for reason in _conflicts(recipe):
+        raise ValueError(reason)
+
+
+def _conflicts(recipe: Recipe) -> Iterator[str]:
+    model, optimizer, schedule = recipe.model, recipe.optimizer, recipe.schedule
+    if model.latent is not None and model.tables is not None and model.tables.value_blocks:
+        yield (
+            "model.tables.value_blocks: rows are as wide as value heads, which latent attention "
+            "makes from a narrow vector; leave out model.latent or the value table"
+        )
+    if model.zero_init and model.arrangement == "post_norm":
+        yield (
+            "model.zero_init: with the arrangement 'post_norm' no block can start as the identity, "
+            "for each norms the stream; leave out one of the two"
+        )
+    if optimizer.orthogonalises and optimizer.orthogonal_every > schedule.steps:
+        yield (
+            f"optimizer.orthogonal_every: in {schedule.steps} steps matrices would never move, as "
+            f"they wait for the {optimizer.orthogonal_every}th; lower it or raise schedule.steps"
+        )
+    shortest = recipe.batch.sequence_length // schedule.sequence_warmup
+    if model.lookahead_weight is not None and shortest < 3:
+        yield (
+            f"model.lookahead_weight: sequences of {shortest} tokens hold no token after the next; "
+            "lower schedule.sequence_warmup or raise batch.sequence_length"
+        )
