@@ -142,3 +142,18 @@ def test_kept_runs_are_read_with_todays_keys(harness: dict[str, ModuleType]) -> 
     for record in found.values():
         assert record["flops"]["total"] >= record["flops"]["model"] > 0
         assert 0 < record["bits_per_byte"] < 20
+
+
+def test_prose_is_what_stands_under_documentation_without_tags(
+    harness: dict[str, ModuleType],
+) -> None:
+    corpora = harness["corpora"]
+    model = {
+        "documentation": "<p>All of  it</p>",
+        "shapes": [{"documentation": "one &lt;b&gt;"}, {"documentation": {"documentation": "two"}}],
+        "name": "not prose",
+    }
+    found = [corpora._plain(text) for text in corpora._documentation(model)]
+    assert found == ["All of it", "one <b>", "two"]
+    assert corpora._BLOCKS.split("<p>a</p><P class='x'>b<pre>c") == ["", "a", "", "b<pre>c"]
+    assert all(len(digest) == 64 for digest in corpora.PINNED.values())
