@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import random
 from collections.abc import Iterator
 from itertools import combinations, permutations, product
@@ -14,6 +16,7 @@ from motley.errors import NoPlanError
 from motley.model.config import ModelConfig
 from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.evaluate import Evaluator
+from motley.plan.objective import Goal, Objective
 from motley.plan.search import search
 from motley.plan.simulate import cluster_evaluator
 from motley.recipe import BatchConfig, Recipe
@@ -127,3 +130,40 @@ def test_search_finds_the_best_of_all_splits(group: int) -> None:
                 search(recipe, cluster)
         else:
             assert search(recipe, cluster).step_s <= best * (1 + WORST), f"seed {seed}"
+
+
+def cheapest(recipe: Recipe, cluster: Cluster, longest_s: float) -> float | None:
+    """Least USD of a step of all splits that end in time: over every choice of the chips, what the
+    fastest split over them costs."""
+    best: float | None = None
+    for count in range(1, len(cluster.chips) + 1):
+        for chips in combinations(cluster.chips, count):
+            lost = {chip.name for chip in cluster.chips} - {chip.name for chip in chips}
+            evaluator = cluster_evaluator(recipe, cluster.without(lost))
+            step_s = enumerate_best(evaluator, count)
+            if step_s is not None and step_s <= longest_s:
+                usd = step_s * sum(chip.usd_per_hour or 0.0 for chip in chips) / 3600
+                best = usd if best is None else min(best, usd)
+    return best
+
+
+@pytest.mark.parametrize("goal", ["cost", "deadline"])
+def test_search_finds_the_cheapest_of_all_splits(goal: Goal) -> None:
+    for seed in range(30, 60):
+        recipe, cluster = random_case(seed)
+        draw = random.Random(seed)
+        chips = tuple(
+            dataclasses.replace(chip, usd_per_hour=draw.choice((0.2, 0.5, 1.0, 2.0)))
+            for chip in cluster.chips
+        )
+        cluster = dataclasses.replace(cluster, chips=chips)
+        fastest_s = enumerate_best(cluster_evaluator(recipe, cluster), len(chips))
+        if fastest_s is None:
+            continue
+        longest_s = fastest_s * draw.choice((1.02, 1.3, 2.0)) if goal == "deadline" else math.inf
+        best = cheapest(recipe, cluster, longest_s)
+        assert best is not None
+        plan = search(recipe, cluster, objective=Objective(goal=goal, longest_step_s=longest_s))
+        assert plan.step_s <= longest_s
+        assert plan.usd_per_hour is not None
+        assert plan.step_s * plan.usd_per_hour / 3600 <= best * (1 + WORST), f"seed {seed}"

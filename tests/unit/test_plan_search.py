@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,15 +15,18 @@ from motley.cluster import Cluster
 from motley.errors import NoPlanError, RecipeError
 from motley.plan.blocks import single_chips
 from motley.plan.classes import block_classes
+from motley.plan.evaluate import Evaluator
 from motley.plan.layout import Layout
+from motley.plan.levels import Levels
 from motley.plan.memory import stage_memory
 from motley.plan.plan import Plan
 from motley.plan.refine import LARGER_MICRO_BATCH
 from motley.plan.search import search
 from motley.plan.simulate import simulate
+from motley.plan.space import ANY
 from motley.plan.validate import validate
 from motley.recipe import Recipe
-from plan_cases import ETHERNET, FAST, ROOMY, make_cluster, make_recipe
+from plan_cases import ETHERNET, FAST, ROOMY, make_chip, make_cluster, make_recipe
 
 speeds = st.lists(st.sampled_from([1e9, 2e9, 3e9, 5e9, 8e9]), min_size=1, max_size=4)
 links = st.sampled_from([FAST, ETHERNET, Link(bandwidth_bytes_per_s=1e7, latency_s=1e-3)])
@@ -186,3 +190,46 @@ def test_the_best_replica_may_leave_chips_out() -> None:
     plan = search(make_recipe(global_batch=4), make_cluster([1e15, 1e15], link=slow))
     assert len(plan.chips) == 1
     assert len(plan.idle_chips) == 1
+
+
+def test_alike_chips_with_an_odd_link_may_share_a_stage() -> None:
+    odd = Link(between=("a", "b"), bandwidth_bytes_per_s=1e6, source="emulated")
+    cluster = make_cluster([1e9, 1e9, 1e9])
+    parted = dataclasses.replace(cluster, links=(*cluster.links, odd))
+    classes = block_classes(parted, single_chips(parted), merges=True)
+    assert classes.members == ((("a",), ("b",)), (("c",),))
+    assert (1, 1) in classes.needs
+    plan = search(make_recipe(global_batch=1), parted, space=ANY)
+    assert {"a", "b"} not in [set(placement.stage.chips) for placement in plan.placements()]
+    assert max(len(placement.stage.chips) for placement in plan.placements()) == 2
+
+
+def test_a_set_of_units_has_the_level_of_its_slowest_link() -> None:
+    recipe = make_recipe()
+    slow = Link(between=("a", "b"), bandwidth_bytes_per_s=1e6, source="emulated")
+    chips = tuple(
+        dataclasses.replace(chip, node=chip.name) for chip in make_cluster([1e9, 2e9, 3e9]).chips
+    )
+    cluster = Cluster(chips=chips, links=(ETHERNET, slow))
+    classes = block_classes(cluster, single_chips(cluster))
+    levels = Levels(Evaluator(recipe, classes.blocks, classes), classes)
+    alone, fast, all_of_them = levels.of(np.array([[1, 0, 0], [0, 1, 1], [1, 1, 1]]))
+    assert alone == 0
+    assert levels.seconds[fast] < levels.seconds[all_of_them]
+    assert levels.neighbourhoods()[0] == (1, 1, 1)
+    assert (0, 1, 1) in levels.neighbourhoods()
+
+
+def test_a_model_that_needs_a_stage_on_every_chip_of_many_is_planned() -> None:
+    recipe = make_recipe(layers=70, global_batch=4)
+    memory = least_memory(recipe) / 20
+    chips = tuple(
+        dataclasses.replace(
+            make_chip(f"c{index}", 1e9, memory_bytes=memory), node=f"node{index // 8}"
+        )
+        for index in range(64)
+    )
+    cluster = Cluster(chips=chips, links=(ETHERNET,))
+    plan = search(recipe, cluster)
+    validate(plan, recipe, cluster)
+    assert len(plan.replicas[0].stages) > 20

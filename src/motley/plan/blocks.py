@@ -21,7 +21,7 @@ FEW_CHIPS = 4
 """Of a group, up to which every pairing with another group's is looked at."""
 
 MOST_ORDERS = 8
-"""Of a larger group."""
+"""Of a larger group, and the chips up to which more than one is looked at."""
 
 
 def single_chips(cluster: Cluster) -> tuple[Names, ...]:
@@ -152,10 +152,7 @@ def joined_link(cluster: Cluster, first: Names, second: Names) -> Link:
     if len(first) == len(second) == 1:
         return cluster.link(first[0], second[0])
     longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
-    found = _side_by_side(cluster, longer, shorter)
-    if len({link_key(link) for link in found.links}) == 1:
-        return found.joined()
-    ways = (_side_by_side(cluster, order, shorter) for order in _orders(longer))
+    ways = [_side_by_side(cluster, order, shorter) for order in _orders(cluster, longer, shorter)]
     return max(ways, key=_Paired.quality).joined()
 
 
@@ -197,10 +194,15 @@ def _side_by_side(cluster: Cluster, longer: Names, shorter: Names) -> _Paired:
     return _Paired(tuple(links), tuple(shares))
 
 
-def _orders(names: Names) -> Iterator[Names]:
-    """All orders of a few chips; of more, those that begin elsewhere."""
-    if len(names) <= FEW_CHIPS:
-        yield from permutations(names)
+def _orders(cluster: Cluster, longer: Names, shorter: Names) -> Iterator[Names]:
+    """Orders of the longer group's chips: as they are, and if the links of some are unlike others'
+    all orders of a few chips; of more, those that begin elsewhere."""
+    yield longer
+    if len(longer) > MOST_ORDERS:
         return
-    for first in range(min(len(names), MOST_ORDERS)):
-        yield names[first:] + names[:first]
+    if len({link_key(cluster.link(here, there)) for here in longer for there in shorter}) == 1:
+        return
+    if len(longer) <= FEW_CHIPS:
+        yield from permutations(longer)
+    else:
+        yield from (longer[first:] + longer[:first] for first in range(1, len(longer)))

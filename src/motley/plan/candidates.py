@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from motley.cluster import Cluster
@@ -15,11 +15,12 @@ from motley.plan.evaluate import Evaluator
 from motley.plan.expand import expand
 from motley.plan.groupings import Cut, Kind, bearable, cut, cuts_of, finest, grouping, kinds_of
 from motley.plan.objective import Objective, usd_per_hour
+from motley.plan.rows import rows
 from motley.plan.space import Space
 from motley.plan.splits import Found, SplitSearch
 from motley.plan.stack import Stack
 from motley.plan.tables import Links, Memo
-from motley.plan.unions import Part, Unions
+from motley.plan.unions import Options, Part, Unions
 from motley.recipe import Recipe
 
 SIMPLER = 1e-3
@@ -29,6 +30,12 @@ NOTHING_TO_WIN = 0.01
 """Kinds that together reach what each does alone, but for this share, are not searched further."""
 
 KEPT_OF_EACH = 4
+
+OPTIONS_OF_EACH = 2
+"""Of what a kind does alone, from each cut, that are tried beside other kinds."""
+
+OPTIONS = 5
+"""Of them in all."""
 
 
 class Candidate(NamedTuple):
@@ -75,14 +82,29 @@ class Candidates:
         if single is not None:
             return self._ordered(self._over(grouping(kinds, single)))
         if len(kinds) == 1:
-            return self._ordered([each for how in cuts_of(kinds[0], self.space)
-                                  for each in self._over(cut(kinds[0], how))])  # fmt: skip
-        return self._ordered(self._of_kinds(kinds))
+            found = [each for how in cuts_of(kinds[0], self.space)
+                     for each in self._over(cut(kinds[0], how))]  # fmt: skip
+        else:
+            found = self._of_kinds(kinds)
+        return self._ordered(found or list(self._in_rows(kinds)))
+
+    def _in_rows(self, kinds: Sequence[Kind]) -> Iterator[Candidate]:
+        """Long pipelines by a rule, where no other fits."""
+        batch = self.recipe.batch.global_batch
+        for split, groups in rows(self.cluster, kinds, self.recipe.model.num_layers, batch):
+            evaluator = self._evaluator_of_groups(groups)
+            step_s = evaluator.step_seconds(split)
+            if step_s is not None:
+                price = 0.0
+                if self.objective.needs_prices:
+                    chips = [self.cluster.chip(name) for name in joined(groups)]
+                    price = usd_per_hour(chips, f"the goal '{self.objective.goal}'")
+                yield Candidate(self.objective.score(step_s, price), step_s, split, groups)
 
     def _of_kinds(self, kinds: Sequence[Kind]) -> list[Candidate]:
         """Kinds alone, together, and mixed."""
         alone = [self._alone(kind, kinds) for kind in kinds]
-        parts = [part for part, _ in alone if part is not None]
+        parts = [options for options, _ in alone if options]
         batch = self.recipe.batch.global_batch
         unions = Unions(parts, self.objective, batch, self._evaluator_of_groups)
         found = []
@@ -90,14 +112,14 @@ class Candidates:
             score = self.objective.score(each.step_s, each.usd_per_hour)
             found.append(Candidate(score, each.step_s, each.split, each.groups))
         if len(parts) == len(kinds) and found and not self.objective.needs_prices:
-            ideal_s = batch / sum(part.samples_per_s for part in parts)
+            ideal_s = batch / sum(options[0].samples_per_s for options in parts)
             if min(each.step_s for each in found) * (1 - NOTHING_TO_WIN) <= ideal_s:
                 return found
         for cuts in self._mixed_cuts(kinds, [how for _, how in alone]):
             found += self._over(grouping(kinds, cuts))
         return found
 
-    def _alone(self, kind: Kind, kinds: Sequence[Kind]) -> tuple[Part | None, Cut]:
+    def _alone(self, kind: Kind, kinds: Sequence[Kind]) -> tuple[Options, Cut]:
         """What a kind does best with its share of the batch, and in which cut."""
         speeds = [
             each.num_chips * self.cluster.chip(each.nodes[0][0]).training_flops_per_s
@@ -105,13 +127,20 @@ class Candidates:
         ]
         own = speeds[kinds.index(kind)] / sum(speeds)
         samples = max(1, round(self.recipe.batch.global_batch * own))
-        options = cuts_of(kind, self.space)
-        found = [(each, how) for how in options for each in self._over(cut(kind, how), samples)[:1]]
+        cuts = cuts_of(kind, self.space)
+        found = [
+            (each, how)
+            for how in cuts
+            for each in self._over(cut(kind, how), samples)[:OPTIONS_OF_EACH]
+        ]
         if not found:
-            return None, options[0]
-        best, how = min(found, key=lambda pair: _order(pair[0]))
-        chips = tuple(self.cluster.chip(name) for name in joined(best.groups))
-        return Part(best.split, best.groups, samples / best.step_s, chips), how
+            return (), cuts[0]
+        found = sorted(found, key=lambda pair: _order(pair[0]))[:OPTIONS]
+        return tuple(self._part(each, samples) for each, _ in found), found[0][1]
+
+    def _part(self, candidate: Candidate, samples: int) -> Part:
+        chips = tuple(self.cluster.chip(name) for name in joined(candidate.groups))
+        return Part(candidate.split, candidate.groups, samples / candidate.step_s, chips)
 
     def _mixed_cuts(self, kinds: Sequence[Kind], own: Sequence[Cut]) -> list[tuple[Cut, ...]]:
         """Cuts for pipelines over several kinds: each kind's own best where that can be borne, and

@@ -92,6 +92,17 @@ class BlockClasses:
         pairs += [(block, block) for block in named if blocks.count(block) > 1]
         return slowest_of([self.link(*pair) for pair in pairs] or [LOOPBACK])
 
+    def apart(self, first: int, second: int) -> bool:
+        """Whether a unit of one class and another of the same or another class lie on nodes of
+        their own."""
+        if first == second and len(self.members[first]) == 1:
+            return False
+        nodes = [
+            {self.cluster.chip(name).node for name in self.members[place][at]}
+            for place, at in ((first, 0), (second, -1))
+        ]
+        return nodes[0].isdisjoint(nodes[1])
+
     def used(self, split: Split) -> Counts:
         """The units on which a split lies."""
         blocks = [block for replica in split for block in replica.blocks]

@@ -37,6 +37,8 @@ class Effort(NamedTuple):
     most_refined: int
     most_looks: int
     """Changes tried for each split."""
+    pessimism: float
+    """By how much an estimate may be too long: short pipelines fill while they wait."""
 
 
 def effort_for(num_layers: int, totals: Sequence[int], num_layouts: Sequence[int]) -> Effort:
@@ -47,10 +49,10 @@ def effort_for(num_layers: int, totals: Sequence[int], num_layouts: Sequence[int
     num_sets, num_types = math.prod(total + 1 for total in totals), len(num_layouts)
     states = (num_layers + 1) * num_sets * sum(num_layouts)
     if num_layers <= FEW_LAYERS and states <= EXHAUSTIVE:
-        return Effort(True, num_layers + 1, 6, 99, 32, 300, 80, 1500)
+        return Effort(True, num_layers + 1, 6, 99, 32, 300, 80, 1500, 1.4)
     if num_sets * num_types <= SOME:
-        return Effort(False, MOST_CUTS, 1, 2, 4, 12, 3, 60)
-    return Effort(False, MOST_CUTS, 1, 1, 2, 8, 2, 40)
+        return Effort(False, MOST_CUTS, 1, 2, 4, 12, 3, 60, 1.15)
+    return Effort(False, MOST_CUTS, 1, 1, 2, 8, 2, 40, 1.15)
 
 
 def cuts_between(num_layers: int, most: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from motley.cluster import Cluster
 from motley.errors import NoPlanError
+from motley.plan.blocks import Names, single_chips
 from motley.plan.choices import StageChoice
 from motley.plan.classes import BlockClasses, Counts, block_classes
 from motley.plan.effort import cuts_between
@@ -23,9 +24,7 @@ Attempt = tuple[int, tuple[StageChoice, ...]]
 
 def no_plan(recipe: Recipe, cluster: Cluster, space: Space, stack: Stack) -> NoPlanError:
     """The error for a model that fits on no split, with what the best attempt lacks."""
-    kinds = kinds_of(cluster)
-    cuts = finest(kinds) or [cuts_of(kind, space)[-1] for kind in kinds]
-    classes = block_classes(cluster, grouping(kinds, cuts))
+    classes = block_classes(cluster, _roomiest(cluster, space))
     evaluator = Evaluator(recipe, classes.blocks, classes, space=space, stack=stack)
     lack, stages = _least_lack(evaluator, classes)
     members = [iter(groups) for groups in classes.members]
@@ -48,6 +47,16 @@ def no_plan(recipe: Recipe, cluster: Cluster, space: Space, stack: Stack) -> NoP
         remedy=f"Give the chips {size(lack)} more each, add a chip, shorten "
         "batch.sequence_length, or train a smaller model.",
     )
+
+
+def _roomiest(cluster: Cluster, space: Space) -> list[Names]:
+    """The units with the most memory, as many as an attempt can have stages, in order."""
+    kinds = kinds_of(cluster)
+    cuts = finest(kinds) or [cuts_of(kind, space)[-1] for kind in kinds]
+    units = grouping(kinds, cuts) if space.groups else single_chips(cluster)
+    memory = [sum(cluster.chip(name).memory_bytes for name in names) for names in units]
+    order = sorted(range(len(units)), key=lambda place: (-memory[place], place))
+    return [units[place] for place in sorted(order[: MOST_CUTS - 1])]
 
 
 def _least_need(evaluator: Evaluator, stage: StageChoice, kept: int) -> int:

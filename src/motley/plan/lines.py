@@ -45,17 +45,18 @@ class Lines(NamedTuple):
     alone_s: Floats
     """Exchange of gradients after the last pass, of the only replica."""
     shared_s: Floats
-    """The same with other replicas."""
+    """The same with other replicas, by the level of the slowest link between them."""
     origin: Integers
     """Where the stages are found."""
 
     @classmethod
-    def none(cls, num_classes: int) -> Lines:
-        """No line over units of so many classes."""
+    def none(cls, num_classes: int, num_levels: int) -> Lines:
+        """No line over units of so many classes, with so many levels of links."""
         counts, figures = np.zeros((0, num_classes), np.int64), np.zeros(0)
         origin = np.zeros((0, ORIGIN), np.int64)
         whole = np.zeros(0, np.int64)
-        return cls(counts, figures, figures, whole, whole, *(figures,) * 5, origin)
+        shared = np.zeros((0, num_levels))
+        return cls(counts, figures, figures, whole, whole, *(figures,) * 4, shared, origin)
 
     @classmethod
     def joined(cls, parts: Sequence[Lines]) -> Lines:
@@ -66,10 +67,13 @@ class Lines(NamedTuple):
         """Some of the lines."""
         return Lines._make(each[places] for each in self)
 
-    def samples(self, seconds: Floats, *, alone: bool) -> Floats:
-        """Most whole samples that each line computes in some times: an array (lines, times)."""
-        tail = self.alone_s if alone else self.shared_s
-        left = seconds[None, :] - (self.start_s + tail)[:, None]
+    def _tail_s(self, level: int | None) -> Floats:
+        return self.alone_s if level is None else self.shared_s[:, level]
+
+    def samples(self, seconds: Floats, level: int | None) -> Floats:
+        """Most whole samples that each line computes in some times, alone or beside others over
+        links of a level: an array (lines, times)."""
+        left = seconds[None, :] - (self.start_s + self._tail_s(level))[:, None]
         trip = self.trip_s[:, None]
         first = np.clip(left / trip, 0.0, 1.0)
         further = np.maximum(left - trip, 0.0) / self.period_s[:, None]
@@ -78,10 +82,10 @@ class Lines(NamedTuple):
         samples[samples < self.least[:, None]] = 0.0
         return np.minimum(samples, self.most[:, None])
 
-    def seconds(self, num_samples: float, *, alone: bool) -> Floats:
+    def seconds(self, num_samples: float, level: int | None) -> Floats:
         """Time of some samples on each line; infinite where it has no such number."""
         count = np.ceil(num_samples / self.grain - ROUNDING) * self.grain / self.size
         passes = self.trip_s * np.minimum(count, 1.0) + self.period_s * np.maximum(count - 1.0, 0.0)
-        seconds = self.start_s + passes + (self.alone_s if alone else self.shared_s)
+        seconds = self.start_s + passes + self._tail_s(level)
         able = (self.least <= num_samples) & (num_samples <= self.most)
         return np.where(able, seconds, np.inf)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.plan.classes import Counts
+from motley.plan.levels import Levels
 from motley.plan.lines import Lines
 
 Floats = NDArray[np.float64]
@@ -24,6 +25,9 @@ Integers = NDArray[np.int64]
 
 NUM_TIMES = 24
 """Times of a grid that are tried at once."""
+
+NEAR = 6.0
+"""Times the ideal time, up to which most splits are found."""
 
 HOPELESS = 3000.0
 """Times the ideal time, after which the search for a time gives up."""
@@ -46,8 +50,9 @@ class Promise(NamedTuple):
 
 
 class _Grid(NamedTuple):
-    """What every set of units can compute by some times (sets, times)."""
+    """What every set of units can compute by some times (sets, times), with links of a level."""
 
+    level: int
     times: Floats
     alone: Integers
     """As the only replica."""
@@ -59,10 +64,19 @@ class _Grid(NamedTuple):
 class Partitions:
     """All ways to form replicas from the sets of units that have a pipeline."""
 
-    def __init__(self, totals: Counts, lines: Lines, global_batch: int, ideal_s: float) -> None:
+    def __init__(
+        self,
+        totals: Counts,
+        lines: Lines,
+        global_batch: int,
+        ideal_s: float,
+        levels: Levels,
+    ) -> None:
         self.totals = totals
         self.global_batch = global_batch
         self.ideal_s = ideal_s
+        self.levels = levels
+        self._known: dict[tuple[int, bool], _Grid] = {}
         self._radix = np.array(
             [math.prod(t + 1 for t in totals[k + 1 :]) for k in range(len(totals))]
         )
@@ -109,13 +123,13 @@ class Partitions:
         digits = np.array(self.subsets)
         return [code - self._radix[row > 0] for code, row in enumerate(digits)]
 
-    def _grid(self, times: Floats) -> _Grid:
+    def _grid(self, times: Floats, level: int) -> _Grid:
         whole = [
             np.minimum(
-                np.maximum.reduceat(self.lines.samples(times, alone=alone), self._first),
+                np.maximum.reduceat(self.lines.samples(times, each), self._first),
                 self.global_batch,
             ).astype(np.int64)
-            for alone in (True, False)
+            for each in (None, level)
         ]
         nothing = np.zeros((1, len(times)), dtype=np.int64)
         alone, shared = (np.concatenate([each, nothing]) for each in whole)
@@ -128,62 +142,73 @@ class Partitions:
         for code, smaller in enumerate(self._smaller):
             if len(smaller):
                 single[code] = np.maximum(single[code], single[smaller].max(axis=0))
-        return _Grid(times, alone, shared, np.maximum(most, single))
+        return _Grid(level, times, alone, shared, np.maximum(most, single))
 
-    @cached_property
-    def _coarse(self) -> _Grid:
-        """All times that may matter, 8 % apart near the ideal one."""
-        near = self.ideal_s * np.geomspace(1.0, 6.0, NUM_TIMES)
-        grid = self._grid(near)
-        if grid.most[-1, -1] < self.global_batch:
-            far = np.geomspace(near[-1], HOPELESS * self.ideal_s, 2 * NUM_TIMES)
-            grid = self._grid(far)
-        return grid
+    def _coarse(self, level: int, *, far: bool = False) -> _Grid:
+        """Times 8 % apart near the ideal one, or all that may matter."""
+        key = (level, far)
+        if key not in self._known:
+            times = self.ideal_s * np.geomspace(1.0, NEAR, NUM_TIMES)
+            if far:
+                more = self.ideal_s * np.geomspace(NEAR, HOPELESS, 2 * NUM_TIMES)
+                times = np.concatenate([times, more[1:]])
+            self._known[key] = self._grid(times, level)
+        return self._known[key]
 
     def first_times(self) -> list[tuple[float, Counts]]:
         """Of every subset that may compute the batch about when, the earliest first."""
-        reaches = self._coarse.most >= self.global_batch
-        able = np.flatnonzero(reaches[:, -1])
-        first = reaches[able].argmax(axis=1)
-        return sorted(
-            (float(self._coarse.times[time]), self.subsets[code])
-            for code, time in zip(able.tolist(), first.tolist(), strict=True)
-        )
+        found = []
+        own = self.levels.of(np.array(self.subsets))
+        for level in np.unique(own).tolist():
+            grid = self._coarse(level, far=True)
+            reaches = grid.most >= self.global_batch
+            able = np.flatnonzero(reaches[:, -1] & (own == level))
+            first = reaches[able].argmax(axis=1)
+            found += [
+                (float(grid.times[time]), self.subsets[code])
+                for code, time in zip(able.tolist(), first.tolist(), strict=True)
+            ]
+        return sorted(found)
 
     def promising(
         self, units: Counts, most: int, *, near: float | None = None, longest_s: float | None = None
     ) -> list[Promise]:
         """Replicas of some units that may take no longer than `near` times the shortest, or than
         `longest_s`; the most promising first, about the `most` best."""
-        code = self.code(units)
-        reaches = self._coarse.most[code] >= self.global_batch
+        code, level = self.code(units), int(self.levels.of(np.array([units]))[0])
+        coarse = self._coarse(level)
+        if coarse.most[code, -1] < self.global_batch:
+            coarse = self._coarse(level, far=True)
+        reaches = coarse.most[code] >= self.global_batch
         if not reaches[-1]:
             return []
         place = int(reaches.argmax())
-        begin = self._coarse.times[place - 1] if place else self.ideal_s / 2
-        end = self._coarse.times[place] * (near or 1.0)
-        grid = self._grid(np.linspace(begin, max(end, longest_s or 0.0), NUM_TIMES))
+        begin = coarse.times[place - 1] if place else self.ideal_s / 2
+        end = coarse.times[place] * (near or 1.0)
+        grid = self._grid(np.linspace(begin, max(end, longest_s or 0.0), NUM_TIMES), level)
         first = int((grid.most[code] >= self.global_batch).argmax())
         last_s = longest_s or grid.times[first] * (near or 1.0)
         last = min(NUM_TIMES - 1, int(np.searchsorted(grid.times, last_s)))
-        found = []
+        found = self._lone(code, float(grid.times[last]), most)
         for members in self._reaching(grid, code, range(first, max(first, last) + 1), most):
-            capacity = grid.alone if len(members) == 1 else grid.shared
-            total = capacity[list(members)]
+            total = grid.shared[list(members)]
             able = (total.sum(axis=0) >= self.global_batch) & (total.min(axis=0) > 0)
             step = int(able.argmax())
-            found.append(self._promise(members, total[:, step].tolist()))
+            found.append(self._promise(members, total[:, step].tolist(), level))
         return sorted(found)[:most]
+
+    def _lone(self, code: int, longest_s: float, most: int) -> list[Promise]:
+        """The fastest pipelines over some of the units that compute the whole batch alone."""
+        seconds = self.lines.seconds(self.global_batch, None)
+        inside = (self.lines.used <= np.array(self.subsets[code])).all(axis=1)
+        able = np.flatnonzero(inside & (seconds <= longest_s))
+        order = able[np.argsort(seconds[able], kind="stable")][:most]
+        return [Promise(float(seconds[k]), (Share(int(k), self.global_batch),)) for k in order]
 
     def _reaching(
         self, grid: _Grid, code: int, steps: Sequence[int], most: int
     ) -> Iterator[tuple[int, ...]]:
-        """Sets of replicas that together can compute the batch by times of the grid."""
-        units = np.array(self.subsets[code])
-        inside = (np.array(self.subsets)[self.sets] <= units).all(axis=1)
-        single = np.flatnonzero(inside & (grid.alone[:-1, steps[-1]] >= self.global_batch))
-        order = np.argsort(-grid.alone[single, steps[0]], kind="stable")
-        yield from ((int(place),) for place in single[order][:most])
+        """Two replicas or more that together can compute the batch by times of the grid."""
         seen: dict[tuple[int, ...], None] = {}
         for step in steps:
             budget = [LOOKS_PER_PARTITION * most // len(steps)]
@@ -224,10 +249,10 @@ class Partitions:
                     grid, step, members + more, int(rest[place]), missing - gain, budget
                 )
 
-    def _promise(self, members: tuple[int, ...], samples: list[int]) -> Promise:
+    def _promise(self, members: tuple[int, ...], samples: list[int], level: int) -> Promise:
         """Gives each member what it can do by some time, less what is too much for all together."""
-        alone, excess = len(members) == 1, sum(samples) - self.global_batch
-        pace = [time / share for _, time, share in self._fastest(members, samples, alone)]
+        excess = sum(samples) - self.global_batch
+        pace = [time / share for _, time, share in self._fastest(members, samples, level)]
         while excess > 0:
             late = [each * share for each, share in zip(pace, samples, strict=True)]
             able = [place for place, share in enumerate(samples) if share > 1]
@@ -235,17 +260,17 @@ class Partitions:
             less = min(max(1, excess // (2 * len(samples))), samples[slowest] - 1)
             samples[slowest] -= less
             excess -= less
-        fastest = list(self._fastest(members, samples, alone))
+        fastest = list(self._fastest(members, samples, level))
         shares = tuple(Share(line, share) for line, _, share in fastest)
         return Promise(max(time for _, time, _ in fastest), shares)
 
     def _fastest(
-        self, members: tuple[int, ...], samples: list[int], alone: bool
+        self, members: tuple[int, ...], samples: list[int], level: int
     ) -> Iterator[tuple[int, float, int]]:
         """The line of each member that computes its samples first, when, and the samples."""
         for index, share in zip(members, samples, strict=True):
             begin, end = int(self._first[index]), int(self._ends[index])
             lines = self.lines.take(np.arange(begin, end))
-            seconds = lines.seconds(share, alone=alone)
+            seconds = lines.seconds(share, level)
             best = int(seconds.argmin())
             yield begin + best, float(seconds[best]), share

@@ -35,10 +35,11 @@ TYPICAL_EXCHANGE = np.float32(4 / 3)
 CACHED = 60_000
 """Figures of one array that are worked on at once."""
 
-SCORE, TIME, ALONE, SHARED, TRIP, PERIOD, WORK = range(7)
+SCORE, TIME, ALONE, TRIP, PERIOD, WORK, SHARED = range(7)
 """Of the ends of pipelines: what is made small; until the last backward; until the exchange among
-the members of groups; until that with other replicas; of one micro-batch; of each further one; of
-the first stage."""
+the members of groups; of one micro-batch, in the schedule with the least waiting; of each further
+one; of the first stage; until the exchange with other replicas, over links of the first level, and
+then of each other one."""
 
 BLOCK, CUT, SET, RANK, LAST = range(5)
 """Of the first stage: its type of block and the cut where it ends; which end follows; and the type
@@ -89,8 +90,13 @@ class PipelineSearch:
         *,
         beam: int,
         blocks: Sequence[int] | None = None,
+        levels: Sequence[float] = (0.0,),
     ) -> None:
-        """`needs` are the units of each type of block; `blocks` are the evaluator's, if not all."""
+        """`needs` are the units of each type of block; `blocks` are the evaluator's, if not all.
+
+        `levels` are the seconds of an exchange of all gradients with one other replica, if not over
+        the block's own best link.
+        """
         self.evaluator = evaluator
         self.totals = totals
         self.needs = needs
@@ -102,6 +108,10 @@ class PipelineSearch:
         self.blocks = tuple(range(len(needs)) if blocks is None else blocks)
         self.widths = [evaluator.blocks[block].num_chips for block in self.blocks]
         self.types = range(len(needs))
+        typical = [evaluator.typical_exchange_seconds(block) for block in self.blocks]
+        self.shared = np.maximum(np.array(levels)[:, None], typical).astype(np.float32)
+        self.share = arrays.share.astype(np.float32)
+        self.delayed = np.array([self._delayed(block) for block in self.blocks], np.float32)
         self._needed, self._totals = np.array(needs), np.array(totals)
         self._radix = np.cumprod([1, *(total + 1 for total in totals[:-1])])
         edges = np.array(
@@ -126,6 +136,17 @@ class PipelineSearch:
             return None
         return Lines.joined([self._lines(place) for place in range(len(self.levels))])
 
+    def _delayed(self, block: int) -> float:
+        """The part of a stage's work that a zero-bubble schedule does while it would wait: the
+        gradients of the parameters (arXiv 2401.10241)."""
+        evaluator, size = self.evaluator, self.goals.micro_batch_size
+        if "zero-bubble" not in evaluator.space.schedules:
+            return 0.0
+        whole = StageChoice(block, 0, evaluator.num_layers)
+        layout = evaluator.useful_layouts(block, size, self.goals.pairs[0][0])[0]
+        work = sum(evaluator.pass_seconds(whole, size, layout))
+        return evaluator.weight_seconds(whole, size, layout) / work
+
     def _times(self, block: int, num_stages: int) -> _Times:
         """Of the first of `num_stages` stages."""
         size, parts = self.goals.micro_batch_size, []
@@ -144,14 +165,15 @@ class PipelineSearch:
             if not self._addable(block, [none]) or work.min() >= NEVER:
                 continue
             time = self.counts[:, :, 0] * work
-            own = times.exchange
-            alone, shared = (
-                time + late(each, times.backward, times.last)[:, :, -1]
-                for each in (own, own + TYPICAL_EXCHANGE * times.shared)
+            tails = [0.0, *(TYPICAL_EXCHANGE * each * self.share for each in self.shared[:, block])]
+            alone, *shared = (
+                time + late(times.exchange + each, times.backward, times.last)[:, :, -1]
+                for each in tails
             )
-            score = np.maximum(time, np.where(self.among[:, None], shared, alone))
+            score = np.maximum(time, np.where(self.among[:, None], shared[0], alone))
             sets.append(self.needs[block])
-            values.append([score, time, alone, shared, work, work, work])
+            trip = work * (1 - self.delayed[block])
+            values.append([score, time, alone, trip, work, work, *shared])
             blocks.append(block)
         if not sets:
             return Level([], np.zeros(0, np.float32), np.zeros(0, dtype=np.intp))
@@ -234,20 +256,23 @@ class PipelineSearch:
         )
         own, backward = times.exchange[g, i, cut], times.backward[g, i, cut]
         last = times.last[g, i, cut]
-        trip = work[g, i, cut] + 2 * one_way[s, rank, g, cut]
+        trip = work[g, i, cut] * (1 - self.delayed[block]) + 2 * one_way[s, rank, g, cut]
         ahead = times.forward[g, i, cut] + one_way[s, rank, g, cut]
         taken = time[s, rank, g, i, cut]
-        among = TYPICAL_EXCHANGE * times.shared[g, i, cut]
+        among = TYPICAL_EXCHANGE * self.share[i, cut]
         after = rest[:, s, rank, g, cut]
         values = np.stack(
             [
                 score[s, rank, g, i, cut],
                 taken,
                 np.maximum(taken + late(own, backward, last), ahead + after[ALONE]),
-                np.maximum(taken + late(own + among, backward, last), ahead + after[SHARED]),
                 trip + after[TRIP],
                 np.maximum(longest[s, rank, g, i, cut], after[PERIOD]),
                 work[g, i, cut],
+                *(
+                    np.maximum(taken + late(own + among * each, backward, last), ahead + later)
+                    for each, later in zip(self.shared[:, block], after[SHARED:], strict=True)
+                ),
             ]
         )
         last = level.links[LAST, np.array(sources)[s], rank, g, cut]
@@ -300,12 +325,13 @@ class PipelineSearch:
         values, links = level.values[..., 0], level.links[..., 0]
         s, b, g = np.nonzero(values[SCORE] < NEVER)
         size = self.goals.micro_batch_size
-        _, time, alone, shared, trip, period, _ = values[:, s, b, g].astype(float)
+        _, time, alone, trip, period, _, *shared = values[:, s, b, g].astype(float)
         counts = self.counts[g, 0, 0].astype(int)
         update = np.zeros((len(self.types), len(self.goals.pairs), len(self.arrays.cuts)))
         for block in np.unique(links[BLOCK, s, b, g]):
             update[block] = self._times(int(block), num_stages).update[:, 0]
         first, last = links[BLOCK, s, b, g], links[LAST, s, b, g]
+        trip = trip + self.delayed[first] * period
         tied_s = self._tied_s[first, last] if place else np.zeros(len(s))
         return Lines(
             used=np.array(level.sets, dtype=int).reshape(-1, len(self.totals))[s],
@@ -317,7 +343,7 @@ class PipelineSearch:
             trip_s=np.maximum(trip, period),
             period_s=period,
             alone_s=tied_s + np.maximum(alone - time, 0.0),
-            shared_s=tied_s + np.maximum(shared - time, 0.0),
+            shared_s=np.stack([tied_s + np.maximum(each - time, 0.0) for each in shared], axis=1),
             origin=np.stack([np.full_like(s, place), s, b, g], axis=1),
         )
 

@@ -121,7 +121,7 @@ class Reorderer:
         whole = lines.take(np.flatnonzero(lines.used.sum(axis=1) == len(replica.stages)))
         if not len(whole.size):
             return replica.stages
-        best = int(whole.seconds(replica.num_samples, alone=alone).argmin())
+        best = int(whole.seconds(replica.num_samples, None if alone else 0).argmin())
         return search.stages(whole.origin[best])
 
     def _arrays_for(self, num_stages: int) -> StageArrays:

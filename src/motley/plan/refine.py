@@ -185,13 +185,14 @@ class Refiner:
                     yield replica._replace(layouts=laid)
 
     def _other_schedules(self, replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
-        """Schedules with shorter bubbles, where there are micro-batches enough to fill them."""
+        """Schedules with shorter bubbles; to interleave needs micro-batches enough to fill them."""
         num_stages = len(replica.stages)
-        if replica.devices or not 1 < num_stages <= replica.num_micro_batches:
+        if replica.devices or num_stages < 2:
             return
         for schedule in self.evaluator.space.schedules:
             if schedule == "interleaved":
-                yield from _interleaved(replica)
+                if num_stages <= replica.num_micro_batches:
+                    yield from _interleaved(replica)
             elif schedule != replica.schedule:
                 yield replica._replace(schedule=schedule)
 

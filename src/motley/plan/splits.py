@@ -13,6 +13,7 @@ from motley.plan.classes import BlockClasses, Counts
 from motley.plan.effort import cuts_between, effort_for, probes, spread
 from motley.plan.evaluate import Evaluator
 from motley.plan.layout import Layout
+from motley.plan.levels import Levels
 from motley.plan.lines import Lines
 from motley.plan.objective import Objective, usd_per_hour
 from motley.plan.partitions import Partitions, Promise
@@ -27,14 +28,14 @@ EQUAL = 1e-6
 NEAR = 1.04
 """Partitions are looked at whose estimate is no longer than this times the shortest."""
 
-PESSIMISM = 1.15
-"""The estimate of a short pipeline with slow links may be too long by so much."""
-
 LARGER_HELPS = 0.99
 """Larger micro-batches are tried as long as they take less than this share of a sample's time."""
 
 MOST_SUBSETS = 8
 """Choices of units that are looked into when chips cost money."""
+
+FEW_SUBSETS = 64
+"""The same for few splits."""
 
 
 class Found(NamedTuple):
@@ -61,6 +62,7 @@ class SplitSearch:
         speed = sum(total * _unit_speed(classes, unit) for unit, total in enumerate(classes.totals))
         self.ideal_s = self.flops / speed
         self.searches: list[PipelineSearch] = []
+        self.levels = Levels(evaluator, classes)
         self.last_share = 1.0
         """Of the whole model's exchange of gradients, what begins only behind the last pass."""
         self.partitions: Partitions | None = None
@@ -83,7 +85,13 @@ class SplitSearch:
         parts, best = [self._single_stages()], float("inf")
         for goals in self._goals():
             search = PipelineSearch(
-                self.evaluator, totals, self.classes.needs, arrays, goals, beam=effort.beam
+                self.evaluator,
+                totals,
+                self.classes.needs,
+                arrays,
+                goals,
+                beam=effort.beam,
+                levels=self.levels.seconds.tolist(),
             )
             lines = search.run(most_stages)
             if lines is None:
@@ -98,7 +106,7 @@ class SplitSearch:
         lines = Lines.joined(parts)
         if not len(lines.size):
             return None
-        return Partitions(totals, lines, self.batch, self.ideal_s)
+        return Partitions(totals, lines, self.batch, self.ideal_s, self.levels)
 
     def _goals(self) -> Iterator[Goals]:
         several = sum(self.classes.totals) > 1
@@ -146,7 +154,7 @@ class SplitSearch:
                     break
                 least = size + 1
         if not rows:
-            return Lines.none(len(self.classes.totals))
+            return Lines.none(len(self.classes.totals), len(self.levels.seconds))
         return Lines._make(np.array(column) for column in zip(*rows, strict=True))
 
     def _single_sizes(self, width: int) -> Sequence[int]:
@@ -173,18 +181,18 @@ class SplitSearch:
 
     def _single_stage(
         self, block: int, size: int, layout: Layout
-    ) -> tuple[float, float, float, float, float]:
+    ) -> tuple[float, float, float, float, list[float]]:
         evaluator = self.evaluator
         stage = StageChoice(block, 0, evaluator.num_layers)
         forward, backward = evaluator.pass_seconds(stage, size, layout)
         own, passes = evaluator.exchange_seconds(stage, layout), forward + backward
-        among = own + float(TYPICAL_EXCHANGE) * evaluator.typical_exchange_seconds(block)
-        return (
-            evaluator.optimizer_seconds(stage, layout),
-            passes,
-            passes,
-            *(max(each - backward, each * self.last_share) for each in (own, among)),
+        typical = evaluator.typical_exchange_seconds(block)
+        among = [float(TYPICAL_EXCHANGE) * max(typical, each) for each in self.levels.seconds]
+        alone, *shared = (
+            max(each - backward, each * self.last_share)
+            for each in (own, *(own + each for each in among))
         )
+        return evaluator.optimizer_seconds(stage, layout), passes, passes, alone, shared
 
     def _split(self, promise: Promise) -> Split:
         assert self.partitions is not None
@@ -212,33 +220,64 @@ class SplitSearch:
 
     def _visit(self, partitions: Partitions) -> Iterator[Found]:
         """Simulates promising partitions, up to those that cannot be faster than the best."""
-        for units in self._choices_of_units(partitions):
+        pessimism = self.effort.pessimism
+        for choices in self._choices_of_units(partitions):
             fastest_s, done = float("inf"), set[Split]()
             for within in (NEAR, None):
                 if within is None and fastest_s == float("inf"):
                     break
-                longest_s = None if within else PESSIMISM * fastest_s
-                for promise in partitions.promising(
-                    units, self.effort.most_partitions, near=within, longest_s=longest_s
-                ):
+                longest_s = None if within else pessimism * fastest_s
+                for promise in self._promising(partitions, choices, within, longest_s):
                     split = self._split(promise)
-                    if promise.time_s > PESSIMISM * fastest_s or split in done:
+                    if promise.time_s > pessimism * fastest_s or split in done:
                         continue
                     done.add(split)
-                    found = self._simulated(split)
-                    if found is not None:
-                        fastest_s = min(fastest_s, found.step_s)
-                        yield found
+                    for scheduled in self._scheduled(split):
+                        found = self._simulated(scheduled)
+                        if found is not None:
+                            fastest_s = min(fastest_s, found.step_s)
+                            yield found
 
-    def _choices_of_units(self, partitions: Partitions) -> list[Counts]:
-        """The units to choose from: all, or those with the best price."""
+    def _scheduled(self, split: Split) -> Iterator[Split]:
+        """The split, and where they are known with zero-bubble schedules of its pipelines."""
+        yield split
+        if "zero-bubble" in self.evaluator.space.schedules:
+            other = tuple(
+                replica._replace(schedule="zero-bubble") if len(replica.stages) > 1 else replica
+                for replica in split
+            )
+            if other != split:
+                yield other
+
+    def _promising(
+        self,
+        partitions: Partitions,
+        choices: Sequence[Counts],
+        near: float | None,
+        longest_s: float | None,
+    ) -> list[Promise]:
+        """The most promising partitions of any of some choices of units."""
+        most = self.effort.most_partitions
+        found = [
+            promise
+            for units in choices
+            for promise in partitions.promising(units, most, near=near, longest_s=longest_s)
+        ]
+        return sorted(dict.fromkeys(found))[:most]
+
+    def _choices_of_units(self, partitions: Partitions) -> list[list[Counts]]:
+        """The units to choose from: all or those with faster links between them; if chips cost
+        money those with the best price, each by itself."""
         if not self.objective.needs_prices:
-            return [self.classes.totals]
+            return [self.levels.neighbourhoods()[:MOST_SUBSETS]]
+        hopeful = 1 / self.effort.pessimism
         priced = sorted(
-            (self.objective.score(seconds, self._price(units)), seconds, units)
+            (self.objective.score(hopeful * seconds, self._price(units)), seconds, units)
             for seconds, units in partitions.first_times()
         )
-        return [units for score, _, units in priced[:MOST_SUBSETS] if score < float("inf")]
+        most = FEW_SUBSETS if self.effort.all_sizes else MOST_SUBSETS
+        cheapest = [units for score, _, units in priced if score < float("inf")][:most]
+        return [[units] for units in dict.fromkeys([*cheapest, self.classes.totals])]
 
     def _price(self, used: Counts) -> float:
         """USD per hour of a set of units."""
@@ -289,7 +328,7 @@ class SplitSearch:
         assert self.partitions is not None
         samples, found = replica.num_samples, dict[ReplicaChoice, None]()
         lines = self.partitions.of_units(self.classes.used((replica,)))
-        for place in np.argsort(lines.seconds(samples, alone=False), kind="stable").tolist():
+        for place in np.argsort(lines.seconds(samples, 0), kind="stable").tolist():
             stages, size = self._stages(lines.origin[place]), int(lines.size[place])
             other = ReplicaChoice(stages, min(size, samples), samples)
             if other != replica and other not in found:

@@ -6,7 +6,7 @@ axis (k) is the number of micro-batches that the stage keeps, from 1 on.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from motley.plan.stage_memory_arrays import NeedsTable
 from motley.plan.sync import BUCKET_BYTES, GRADIENT_BYTES
 
 Floats = NDArray[np.float64]
+
+Anys = NDArray[Any]
+"""Floats of any width."""
 
 NEVER = 1e30
 """Seconds that no stage takes; unlike infinity they can be subtracted."""
@@ -38,14 +41,10 @@ class StageTimes(NamedTuple):
     """The part of an exchange that begins only when the last gradients are complete."""
 
 
-Kind = TypeVar("Kind", bound=NDArray[np.floating])
-
-
-def late(exchange: Kind, backward: Kind, last: Kind) -> Kind:
+def late(exchange: Anys, backward: Anys, last: Anys) -> Anys:
     """How much longer than its last backward a stage's exchange takes, which begins under it; of
     what is complete only at the end nothing is hidden."""
-    found: Kind = np.maximum(exchange - backward, exchange * last)
-    return found
+    return np.maximum(exchange - backward, exchange * last)
 
 
 class StageArrays:
@@ -60,7 +59,8 @@ class StageArrays:
         self._times: dict[tuple[int, int, int], StageTimes] = {}
         self._behind = np.triu(np.ones((len(cuts), len(cuts)), dtype=bool), 1)
         held = self._held_parameters()
-        self._share = held / held[0, -1]
+        self.share = held / held[0, -1]
+        """Of all parameters, those that each stage (i, j) holds."""
         self._last = np.minimum(self._last_buckets()[:, None] / np.maximum(held, 1.0), 1.0)
 
     @property
@@ -106,9 +106,9 @@ class StageArrays:
         return [
             forward[None, :] - forward[:, None],
             backward[None, :] - backward[:, None],
-            evaluator.exchange_seconds(whole, layout) * self._share,
-            evaluator.typical_exchange_seconds(block) * self._share,
-            evaluator.optimizer_seconds(whole, layout) * self._share,
+            evaluator.exchange_seconds(whole, layout) * self.share,
+            evaluator.typical_exchange_seconds(block) * self.share,
+            evaluator.optimizer_seconds(whole, layout) * self.share,
             self._last,
         ]
 

@@ -45,54 +45,86 @@ class Union(NamedTuple):
     usd_per_hour: float
 
 
+Options = tuple[Part, ...]
+"""Ways in which one kind does well, the best alone first."""
+
+
 class Unions:
     """Puts the parts of kinds together."""
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        kinds: Sequence[Options],
         objective: Objective,
         global_batch: int,
         evaluator: Callable[[Sequence[Names]], Evaluator],
     ) -> None:
-        self.parts = tuple(parts)
+        self.kinds = tuple(kinds)
         self.objective = objective
         self.global_batch = global_batch
         self.evaluator = evaluator
 
     def best(self) -> Iterator[Union]:
-        """The union of all parts, and those of fewer that may be better."""
+        """The union of all kinds, and those of fewer that may be better."""
         if self.objective.needs_prices:
-            for parts in self._cheapest():
-                yield from self._together(parts)
+            for kinds in self._cheapest():
+                yield from self._together(kinds)
             return
-        if not self.parts:
+        if not self.kinds:
             return
-        alone = sum(part.samples_per_s for part in self.parts)
-        for whole in self._together(self.parts):
+        alone = sum(options[0].samples_per_s for options in self.kinds)
+        for whole in self._together(self.kinds):
             yield whole
             if self.global_batch / whole.step_s > GOOD * alone:
                 return
-        for place in range(len(self.parts)):
-            yield from self._together((*self.parts[:place], *self.parts[place + 1 :]))
+        for place in range(len(self.kinds)):
+            yield from self._together((*self.kinds[:place], *self.kinds[place + 1 :]))
 
-    def _cheapest(self) -> list[tuple[Part, ...]]:
-        """The choices of parts that promise the best scores."""
-        priced: list[tuple[float, int, int, tuple[Part, ...]]] = []
-        for count in range(1, len(self.parts) + 1):
-            for parts in combinations(self.parts, count):
+    def _cheapest(self) -> list[tuple[Options, ...]]:
+        """The choices of kinds that promise the best scores."""
+        priced: list[tuple[float, int, int, tuple[Options, ...]]] = []
+        for count in range(1, len(self.kinds) + 1):
+            for kinds in combinations(self.kinds, count):
+                parts = [options[0] for options in kinds]
                 step_s = self.global_batch / sum(part.samples_per_s for part in parts)
                 score = self.objective.score(step_s, sum(map(self._price, parts)))
-                priced.append((score, count, len(priced), parts))
-        return [parts for *_, parts in sorted(priced, key=lambda each: each[:3])[:MOST_UNIONS]]
+                priced.append((score, count, len(priced), kinds))
+        return [kinds for *_, kinds in sorted(priced, key=lambda each: each[:3])[:MOST_UNIONS]]
 
     def _price(self, part: Part) -> float:
         if not self.objective.needs_prices:
             return 0.0
         return usd_per_hour(part.chips, f"the goal '{self.objective.goal}'")
 
-    def _together(self, parts: Sequence[Part]) -> Iterator[Union]:
-        """The parts' replicas with fair shares of the batch; nothing if a stage does not fit."""
+    def _together(self, kinds: Sequence[Options]) -> Iterator[Union]:
+        """Replicas of all kinds with fair shares of the batch; nothing if a stage does not fit.
+
+        What a kind does best alone need not be best beside others, whose slower links all replicas
+        wait for: pipelines of more stages have less to exchange. So each kind's options are tried.
+        """
+        parts = [options[0] for options in kinds]
+        best = self._joined(parts) if parts else None
+        if best is None:
+            return
+        for place, options in enumerate(kinds):
+            for option in options[1:]:
+                parts_now = [*parts[:place], option, *parts[place + 1 :]]
+                now = self._joined(parts_now)
+                if now and self._score(now, parts_now) < self._score(best, parts):
+                    best, parts = now, parts_now
+        refiner = Refiner(best.evaluator, lambda _: iter(()), MOST_LOOKS)
+        split = refiner.improve(best.split, shares_only=True)
+        step_s = best.evaluator.step_seconds(split, exact=True)
+        if step_s is not None:
+            yield Union(split, best.groups, step_s, sum(map(self._price, parts)))
+
+    def _score(self, joined: _Joined, parts: Sequence[Part]) -> tuple[float, float]:
+        """Splits that are too late for a deadline are compared by their time."""
+        score = self.objective.score(joined.step_s, sum(map(self._price, parts)))
+        return score, joined.step_s
+
+    def _joined(self, parts: Sequence[Part]) -> _Joined | None:
+        """The parts' replicas side by side, with fair shares; None if a stage does not fit."""
         groups: list[Names] = []
         replicas: list[ReplicaChoice] = []
         for part in parts:
@@ -102,16 +134,19 @@ class Unions:
                 )
                 replicas.append(replica._replace(stages=stages))
             groups += part.groups
-        if not groups:
-            return
         evaluator = self.evaluator(groups)
         split = shared_out(evaluator, replicas)
-        refiner = Refiner(evaluator, lambda _: iter(()), MOST_LOOKS)
-        split = refiner.improve(split, shares_only=True)
-        step_s = evaluator.step_seconds(split, exact=True)
-        if step_s is not None:
-            price = sum(map(self._price, parts))
-            yield Union(split, tuple(groups), step_s, price)
+        step_s = evaluator.step_seconds(split)
+        return None if step_s is None else _Joined(evaluator, split, tuple(groups), step_s)
+
+
+class _Joined(NamedTuple):
+    """Parts side by side."""
+
+    evaluator: Evaluator
+    split: Split
+    groups: tuple[Names, ...]
+    step_s: float
 
 
 def shared_out(evaluator: Evaluator, replicas: Sequence[ReplicaChoice]) -> Split:
