@@ -44,7 +44,8 @@ class StageTimes(NamedTuple):
 def late(exchange: Anys, backward: Anys, last: Anys) -> Anys:
     """How much longer than its last backward a stage's exchange takes, which begins under it; of
     what is complete only at the end nothing is hidden."""
-    return np.maximum(exchange - backward, exchange * last)
+    seconds: Anys = np.maximum(exchange - backward, exchange * last)
+    return seconds
 
 
 class StageArrays:
