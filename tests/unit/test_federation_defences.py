@@ -4,8 +4,10 @@ slabs. The model is the party's usual one: a common direction, and noise of its 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +20,21 @@ from motley.federation import similarity
 from motley.federation.codec import CodecConfig, CodecKind, build_codec
 from motley.federation.codec.codec import Codec
 from motley.federation.codec.payload import Payload
-from motley.federation.defences import Review, find_copies, judge, krum_scores, measure_rises
-from motley.federation.similarity import agreement, cosines
+from motley.federation.defences import (
+    NOISE_SCORE,
+    SURELY_COPIED,
+    Review,
+    find_copies,
+    judge,
+    krum_scores,
+)
+from motley.federation.gate import largest_rise, measure_rises
+from motley.federation.similarity import agreement, cosines, sign_scores
 from motley.federation.terms import AggregateConfig, DefenceConfig
+from motley.model.config import ModelConfig
+from motley.model.transformer import build_transformer
+from motley.optim.optimizer import build_optimizer
+from motley.recipe import OptimizerConfig
 from test_federation_codec import KINDS, draw
 
 SHAPES = {"a.weight": (120, 200), "b.bias": (77,)}
@@ -62,12 +76,22 @@ def copied_with_noise(deltas: list[Named]) -> Named:
     return {name: tensor * 1.5 + noise[name] for name, tensor in deltas[1].items()}
 
 
+def noise_of_the_same_norm(deltas: list[Named]) -> Named:
+    noise = draw(SHAPES, 998)
+    norms = [
+        math.sqrt(sum(float(tensor.square().sum()) for tensor in each.values()))
+        for each in (deltas[-1], noise)
+    ]
+    return {name: tensor * (norms[0] / norms[1]) for name, tensor in noise.items()}
+
+
 ATTACKS: dict[str, tuple[Attack, str]] = {
     "scaled": (scaled(1000.0), "outlier"),
     "idle": (scaled(1e-4), "outlier"),
     "flipped": (scaled(-1.0), "outlier"),
     "copied": (lambda deltas: deltas[2], "copied"),
     "disguised copy": (copied_with_noise, "copied"),
+    "noise": (noise_of_the_same_norm, "noise"),
 }
 
 
@@ -181,11 +205,95 @@ def test_the_gate_refuses_what_raises_the_loss() -> None:
             parameters, payloads, codec=codec, shapes=SHAPES, loss_of=loss_of, rate=0.5
         )
 
-    defences = dataclasses.replace(DefenceConfig(), loss_gate=0.0)
+    defences = dataclasses.replace(DefenceConfig(), loss_gate=0.0, noise=False)
     verdict = review(encoded(deltas, codec), codec, defences=defences, gate=gate)
     assert verdict.reasons == ["", "", "loss_gate", ""]
     assert verdict.rises[2] > 0 > max(verdict.rises[0], verdict.rises[1], verdict.rises[3])
-    assert review(encoded(deltas, codec), codec, gate=gate).reasons == [""] * 4
+    open_ = dataclasses.replace(defences, loss_gate=None)
+    assert review(encoded(deltas, codec), codec, defences=open_, gate=gate).reasons == [""] * 4
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
+def test_the_gate_measures_by_the_round_itself(scale: float) -> None:
+    """No threshold in nats: the same round at any scale gives the same verdicts."""
+    rises = [scale * each for each in (-0.010, -0.012, -0.009, 0.015, 0.050)]
+    limit = largest_rise(rises, 2.0)
+    assert [rise <= limit for rise in rises] == [True, True, True, True, False]
+
+
+@given(
+    middle=st.floats(-1, 1),
+    spread=st.floats(1e-6, 1),
+    shifts=st.lists(st.floats(-1, 1), min_size=3, max_size=9),
+)
+def test_the_gate_refuses_nobody_of_an_even_spread(
+    middle: float, spread: float, shifts: list[float]
+) -> None:
+    """Values no further apart than twice their middle distance are within six deviations."""
+    rises = [middle + spread * shift for shift in (*shifts, -1.0, 1.0, -0.5, 0.5, -0.7, 0.7)]
+    limit = largest_rise(rises, 0.0)
+    distances = sorted(abs(rise - sorted(rises)[(len(rises) - 1) // 2]) for rise in rises)
+    if distances[(len(rises) - 1) // 2] * 8 > distances[-1]:
+        assert all(rise <= limit + 1e-12 for rise in rises)
+
+
+def test_of_two_nobody_tells_who_is_astray_unless_one_helps() -> None:
+    assert largest_rise([0.001, 0.002], 2.0) == math.inf
+    assert largest_rise([-0.01, 0.03], 2.0) == 0.02
+    assert largest_rise([], 2.0) == math.inf
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_of_noise_are_those_of_a_standard_normal(kind: CodecKind) -> None:
+    codec = codec_of(kind)
+    scores = []
+    for seed in range(12):
+        deltas = [*honest(3, seed=seed), noise_of_the_same_norm(honest(3, seed=seed + 50))]
+        deltas[3] = {
+            name: tensor * torch.sign(draw(SHAPES, 7000 + seed)[name])
+            for name, tensor in deltas[3].items()
+        }
+        payloads = encoded(deltas, codec)
+        norms = [math.sqrt(codec.squared_norm(payload, SHAPES)) for payload in payloads]
+        found = sign_scores(payloads, norms, codec, SHAPES)
+        assert min(found[:3]) > 2 * NOISE_SCORE
+        scores.append(found[3])
+    assert max(abs(score) for score in scores) < NOISE_SCORE
+    assert 0.4 < float(np.std(scores)) < 1.8
+
+
+def test_a_slow_party_with_few_tokens_may_have_moved_little() -> None:
+    codec, deltas = codec_of("int8"), honest(5)
+    deltas[4] = {name: tensor / 15 for name, tensor in deltas[4].items()}
+    payloads = encoded(deltas, codec)
+    tokens = [6400, 6400, 6400, 6400, 400]
+    assert review(payloads, codec, tokens=tokens).reasons == [""] * 5
+    assert review(payloads, codec, tokens=[6400] * 5).reasons[4] == "outlier"
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_parties_that_train_on_their_own_are_no_copies(steps: int) -> None:
+    """The first steps from the same start, in which updates are as alike as they ever are."""
+    deltas = [trained_on(party, steps) for party in range(2)]
+    flat = [torch.cat([tensor.reshape(-1) for tensor in each.values()]) for each in deltas]
+    cosine = float(torch.nn.functional.cosine_similarity(*flat, dim=0))
+    assert cosine < 0.99 < SURELY_COPIED
+
+
+def trained_on(party: int, steps: int) -> Named:
+    """What some steps on a party's own part of a text change in a tiny model."""
+    text = np.frombuffer(Path(json.decoder.__file__).read_bytes(), dtype=np.uint8)
+    samples = torch.from_numpy(text[: len(text) // 33 * 33].reshape(-1, 33).astype(np.int64))
+    config = ModelConfig(layers=2, width=32, heads=2, context=32, vocab_size=256)
+    model = build_transformer(config, seed=0)
+    before = {name: tensor.detach().clone() for name, tensor in model.state().items()}
+    optimizer = build_optimizer(model.named(), OptimizerConfig(learning_rate=3e-3))
+    for step in range(steps):
+        batch = samples[party::2][8 * step : 8 * step + 8]
+        model.loss(batch[:, :-1], batch[:, 1:].contiguous()).div(8 * 32).backward()
+        optimizer.step(1.0, step)
+        model.zero_grad()
+    return {name: tensor.detach() - before[name] for name, tensor in model.state().items()}
 
 
 def test_a_loss_that_is_not_a_number_is_a_rise_without_end() -> None:

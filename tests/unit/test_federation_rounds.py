@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -453,3 +454,20 @@ def test_the_grace_time_runs_while_payloads_are_fetched() -> None:
     made.parties["b"].advance()
     finish_round([a, made.parties["b"]], made.clock)
     assert made.clock.now_s - began <= 10.0
+
+
+def test_a_strike_lapses_after_accepted_updates_in_a_row() -> None:
+    chosen = terms()
+    chosen = dataclasses.replace(chosen, defences=dataclasses.replace(chosen.defences, lapse=3))
+    made = federation("a", "b", "c", chosen=chosen)
+    made.parties["c"].publish(payload=made.parties["c"].payload(scale=1e3))
+    made.parties["c"].residual.clear()
+    for name in ("a", "b"):
+        made.parties[name].publish()
+    finish_round(list(made.parties.values()), made.clock)
+    strikes = [standing(made, "c")]
+    for _ in range(3):
+        made.run_round()
+        strikes.append(standing(made, "c"))
+    assert strikes == [(True, 1), (True, 1), (True, 1), (True, 0)]
+    assert verify(View(made.store)).holds

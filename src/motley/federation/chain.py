@@ -194,7 +194,8 @@ class Chain:
         assert sealed.round == self.next_round
         self.sealed.append(sealed)
         self.head = seal_digest
-        self.membership = sealed.membership.struck([*sealed.strikes(), *offenders])
+        accepted = [each.update.party for each in sealed.accepted]
+        self.membership = sealed.membership.after(accepted, [*sealed.strikes(), *offenders])
         self._decided |= {_place(update) for update in sealed.updates()}
         self._links.append((seal_digest, tuple(offenders)))
 

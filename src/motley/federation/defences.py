@@ -11,27 +11,28 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from motley.errors import PayloadError
 from motley.federation.codec.codec import Codec
 from motley.federation.codec.layout import Shapes
 from motley.federation.codec.payload import Payload
-from motley.federation.merge import clip_factors
-from motley.federation.similarity import Cosines, agreement, cosines
+from motley.federation.gate import largest_rise
+from motley.federation.similarity import Cosines, agreement, cosines, sign_scores
 from motley.federation.terms import AggregateConfig, DefenceConfig
 
 SURELY_COPIED = 0.999
-"""Cosine from which two updates are one, whatever the others look like. Independent parties were
-never measured above 0.9, at the start of a training included."""
+"""Cosine from which two updates are one, whatever the others look like. A test trains two parties
+with text of their own from the same start and holds the cosine of their updates below 0.99, the
+very first step included, in which it is highest."""
 COPIED_SHARE = 0.2
 """Two updates are also one if they are this much closer (1 - cosine) than the median pair."""
 OPPOSED = -0.1
 """Agreement with all others below which an update works against them."""
+NOISE_SCORE = 4.0
+"""Score below which an update cannot be told from noise: one of 30,000 draws of noise is above."""
+NOISE_SHARE = 0.25
+"""Of the middle update's agreement with the others: noise has less."""
 _MIN_PAIRS = 3
-
-LossOf = Callable[[Mapping[str, Tensor]], float]
-"""Held-out nats per token of a model with these parameters replaced."""
+_MIN_FOR_NOISE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Review:
     """L2; 0 where the payload is not readable."""
     agreements: list[float]
     """Cosine with the sum of the other directions; 0 where it was not needed."""
+    scores: list[float]
+    """How far that is from chance (`similarity.sign_scores`); 0 where it was not needed."""
     rises: list[float]
     """Of the held-out loss, in nats per token; 0 where it was not measured."""
 
@@ -54,53 +57,33 @@ def judge(
     shapes: Shapes,
     aggregate: AggregateConfig,
     defences: DefenceConfig,
+    tokens: Sequence[int] | None = None,
     earlier: Sequence[Payload] = (),
     gate: Callable[[Sequence[Payload]], list[float]] | None = None,
 ) -> Review:
     """A reason for each candidate of a round, given in the order in which the reviewer saw them.
 
-    `earlier` are payloads of rounds before for the same parameters. `gate` measures how much each
+    `tokens` are those that each was trained on, else as many for all. `earlier` are payloads of
+    rounds before for the same parameters. `gate` measures how much each
     update alone raises the held-out loss; it is asked only for what all else accepts.
     """
     review = _read(payloads, codec, shapes)
-    _refuse(review, _by_norm(review.norms, review.reasons, defences.max_norm_ratio))
+    shares = [1] * len(payloads) if tokens is None else tokens
+    _refuse(review, _by_norm(review, shares, defences.max_norm_ratio))
     alive = [index for index, reason in enumerate(review.reasons) if not reason]
     if len(alive) + len(earlier) > 1:
         _refuse_alike(review, alive, payloads, earlier, codec, shapes, aggregate)
+    if defences.noise:
+        _refuse_noise(review, payloads, codec, shapes)
     if gate is not None and defences.loss_gate is not None:
         alive = [index for index, reason in enumerate(review.reasons) if not reason]
-        for index, rise in zip(alive, gate([payloads[i] for i in alive]), strict=True):
+        rises = gate([payloads[index] for index in alive])
+        limit = largest_rise(rises, defences.loss_gate)
+        for index, rise in zip(alive, rises, strict=True):
             review.rises[index] = rise
-            if not rise <= defences.loss_gate:
+            if not rise <= limit or not math.isfinite(rise):
                 review.reasons[index] = "loss_gate"
     return review
-
-
-def measure_rises(
-    parameters: Mapping[str, Tensor],
-    payloads: Sequence[Payload],
-    *,
-    codec: Codec,
-    shapes: Shapes,
-    loss_of: LossOf,
-    rate: float,
-) -> list[float]:
-    """How much each update raises the held-out loss by the share with which it would count: cut to
-    the median norm, one of as many as there are. At full length an honest one raises it too: what
-    makes a sparse update of one party noisy goes away only in the average.
-
-    `rate` is the outer learning rate. An update that makes the loss infinite or NaN gives infinity.
-    """
-    norms = [math.sqrt(codec.squared_norm(payload, shapes)) for payload in payloads]
-    before = loss_of({})
-    rises = []
-    for payload, factor in zip(payloads, clip_factors(norms) if norms else [], strict=True):
-        delta = codec.decode(payload, shapes)
-        share = rate * factor / len(payloads)
-        moved = {name: parameters[name] + value * share for name, value in delta.items()}
-        rise = loss_of(moved) - before
-        rises.append(rise if math.isfinite(rise) else math.inf)
-    return rises
 
 
 def krum_scores(norms: Sequence[float], alike: Cosines, num_attackers: int) -> list[float]:
@@ -145,7 +128,9 @@ def _read(payloads: Sequence[Payload], codec: Codec, shapes: Shapes) -> Review:
             norms.append(0.0)
             reasons.append(refused.reason)
     zeros = [0.0] * len(payloads)
-    return Review(reasons=reasons, norms=norms, agreements=zeros, rises=list(zeros))
+    return Review(
+        reasons=reasons, norms=norms, agreements=zeros, scores=list(zeros), rises=list(zeros)
+    )
 
 
 def _refuse(review: Review, reasons: Mapping[int, str]) -> None:
@@ -153,17 +138,39 @@ def _refuse(review: Review, reasons: Mapping[int, str]) -> None:
         review.reasons[index] = review.reasons[index] or reason
 
 
-def _by_norm(norms: Sequence[float], reasons: Sequence[str], ratio: float) -> dict[int, str]:
-    """Far longer than the median, or far shorter: a party that did nothing is no contributor."""
-    alive = {index: norm for index, norm in enumerate(norms) if not reasons[index]}
+def _by_norm(review: Review, tokens: Sequence[int], ratio: float) -> dict[int, str]:
+    """Far longer than the median, or far shorter than its tokens let expect: who says that it has
+    trained must have moved, but a slow party that has trained little may have moved little."""
+    alive = [index for index, reason in enumerate(review.reasons) if not reason]
     if not alive:
         return {}
-    median = statistics.median_low(alive.values())
+    median = statistics.median_low(review.norms[index] for index in alive)
+    usual = statistics.median_low(tokens[index] for index in alive)
     return {
         index: "outlier"
-        for index, norm in alive.items()
-        if norm > ratio * median or norm * ratio < median
+        for index in alive
+        if review.norms[index] > ratio * median
+        or review.norms[index] * ratio < median * min(1.0, tokens[index] / usual)
     }
+
+
+def _refuse_noise(
+    review: Review, payloads: Sequence[Payload], codec: Codec, shapes: Shapes
+) -> None:
+    """What has no more in common with the others than noise has, where these have much."""
+    alive = [index for index, reason in enumerate(review.reasons) if not reason]
+    if len(alive) < _MIN_FOR_NOISE:
+        return
+    norms = [review.norms[index] for index in alive]
+    scores = sign_scores([payloads[index] for index in alive], norms, codec, shapes)
+    for index, score in zip(alive, scores, strict=True):
+        review.scores[index] = score
+    if statistics.median_low(scores) < 2 * NOISE_SCORE:
+        return
+    usual = statistics.median_low(review.agreements[index] for index in alive)
+    for index in alive:
+        if review.scores[index] < NOISE_SCORE and review.agreements[index] < NOISE_SHARE * usual:
+            review.reasons[index] = "noise"
 
 
 def _refuse_alike(

@@ -21,7 +21,9 @@ class Standing:
     public_key: str
     is_removed: bool = False
     strikes: int = 0
-    """Since it was admitted or readmitted."""
+    """Since it was admitted or readmitted, less those that have lapsed."""
+    accepted: int = 0
+    """Updates in a row since the last strike, or since one has lapsed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class Membership:
     founder_key: str
     admission: Literal["founder", "member"]
     most_strikes: int
+    lapse: int
+    """Accepted updates in a row for which one strike is taken back."""
     amendments: int = 0
     """Amendments in force."""
     head: str
@@ -48,6 +52,7 @@ class Membership:
             founder_key=charter.founder.public_key,
             admission=charter.terms.admission,
             most_strikes=charter.terms.defences.strikes,
+            lapse=charter.terms.defences.lapse,
             head=federation,
         )
 
@@ -109,11 +114,21 @@ class Membership:
             raise VoidObjectError("nobody can readmit itself")
         return Standing(public_key=standing.public_key)
 
-    def struck(self, names: Iterable[str]) -> Membership:
-        """The membership after a strike for each of `names`, as often as it is there."""
+    def after(self, accepted: Iterable[str], struck: Iterable[str]) -> Membership:
+        """The membership after an accepted update for each of the first names, then a strike for
+        each of the others, as often as they are there."""
         standings = dict(self.standings)
-        for name in names:
+        for name in accepted:
+            if name in standings:
+                standings[name] = self._credited(standings[name])
+        for name in struck:
             if name in standings:
                 strikes = standings[name].strikes + 1
-                standings[name] = dataclasses.replace(standings[name], strikes=strikes)
+                standings[name] = dataclasses.replace(standings[name], strikes=strikes, accepted=0)
         return dataclasses.replace(self, standings=standings)
+
+    def _credited(self, standing: Standing) -> Standing:
+        accepted = standing.accepted + 1
+        if standing.strikes and accepted >= self.lapse:
+            return dataclasses.replace(standing, strikes=standing.strikes - 1, accepted=0)
+        return dataclasses.replace(standing, accepted=accepted)

@@ -21,6 +21,7 @@ REASONS: Mapping[str, bool] = {
     "loss_gate": True,
     "malformed": True,
     "missing": True,
+    "noise": True,
     "nonfinite": True,
     "outlier": True,
     "oversized": True,

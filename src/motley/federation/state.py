@@ -18,8 +18,9 @@ from motley.federation.chain import Accepted, SealedRound
 from motley.federation.codec import build_codec
 from motley.federation.codec.codec import Codec
 from motley.federation.codec.payload import Payload
-from motley.federation.defences import LossOf, judge, measure_rises
+from motley.federation.defences import judge
 from motley.federation.fragments import partition
+from motley.federation.gate import LossOf, measure_rises
 from motley.federation.merge import merge
 from motley.federation.outer import has_momentum
 from motley.federation.reviewing import Candidate
@@ -166,6 +167,7 @@ class GlobalState:
             shapes=shapes,
             aggregate=self.terms.aggregate,
             defences=self.terms.defences,
+            tokens=[candidates[index].update.tokens for index in payloads],
             earlier=self._earlier.get(round_ % len(self._fragments), ()),
             gate=gate if loss_of is not None else None,
         )

@@ -89,13 +89,21 @@ class DefenceConfig:
     """Reject an update whose norm is more than this many times the median."""
     max_weight_ratio: float = 8.0
     """An update's weight is at most this many times the lower median of the tokens."""
+    noise: bool = True
+    """Reject an update that has no more in common with the others than noise has; to be turned off
+    where the parties' texts have nothing in common."""
     loss_gate: float | None = None
-    """Largest rise of a reviewer's held-out loss in nats per token; unset asks for none."""
+    """How many times what the middle update of a round lowers a reviewer's held-out loss an update
+    may raise it; unset asks for no held-out loss."""
     strikes: int = 3
     """Rejections after which a party is suspended until it is readmitted."""
+    lapse: int = 50
+    """Accepted updates in a row for which one strike is taken back."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "max_norm_ratio", "max_weight_ratio", "strikes")
+        require_positive(self, "max_norm_ratio", "max_weight_ratio", "strikes", "lapse")
+        if self.loss_gate is not None and self.loss_gate < 0:
+            raise ValueError("loss_gate: must not be negative")
         if self.max_weight_ratio < 1:
             raise ValueError("max_weight_ratio: must be at least 1")
 

@@ -21,18 +21,23 @@ _HALF = 0x8000
 
 
 def fixed_order_sum(values: NDArray[np.float64]) -> float:
-    """The sum of a flat array, which it overwrites: the upper half is added to the lower, again
-    and again; an odd last one is added to the first."""
+    """The sum of a flat array, which it overwrites, in the order of `fixed_order_sums`."""
+    return float(fixed_order_sums(values[:, None])[0])
+
+
+def fixed_order_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums over the first axis of an array, which it overwrites: the upper half is added to the
+    lower, again and again; an odd last one is added to the first."""
     count = values.shape[0]
     if count == 0:
-        return 0.0
+        return np.zeros(values.shape[1:])
     while count > 1:
         half = count // 2
         values[:half] += values[half : 2 * half]
         if count % 2:
             values[0] += values[count - 1]
         count = half
-    return float(values[0])
+    return values[0].copy()
 
 
 def sum_of_products(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
