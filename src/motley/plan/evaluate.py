@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from motley.plan.choices import Block, ReplicaChoice, Split, StageChoice
+from motley.plan.collectives import send_seconds
 from motley.plan.layout import Layout
 from motley.plan.pipeline import (
     ActionTime,
@@ -23,8 +24,9 @@ from motley.plan.pipeline import (
 )
 from motley.plan.space import TRAINABLE, Space
 from motley.plan.stack import MOTLEY, Stack
-from motley.plan.sync import buckets_of, group_exchange_seconds, lowest_layer
+from motley.plan.sync import buckets_of, group_exchange_seconds, lowest_layer, rows_exchange_seconds
 from motley.plan.tables import Links, Memo, StageTables
+from motley.plan.update import directions_bytes
 from motley.recipe import Recipe
 
 _Laid = tuple[tuple[tuple[StageChoice, Layout], ...], ...]
@@ -217,7 +219,36 @@ class Evaluator(StageTables):
                 record.append((bucket.index, start, done))
         if overlap and self.stack.exchange_slows:
             end += self._slowdown_seconds(split, times, end)
-        return end
+        return end + self._directions_exchange_seconds(split) + self._rows_exchange_seconds(split)
+
+    def _rows_exchange_seconds(self, split: Split) -> float:
+        """Of memory tables, when all other gradients are added up."""
+        if len(split) == 1 or self.recipe.model.tables is None:
+            return 0.0
+        length = self.recipe.batch.sequence_length
+        link = self.links.slowest([replica.stages[0].block for replica in split])
+        tokens = [replica.num_samples * length for replica in split]
+        return rows_exchange_seconds(self.recipe.model, tokens, link)
+
+    def _directions_exchange_seconds(self, split: Split) -> float:
+        """In the next step's update: owners of matrices give out the directions that they found.
+
+        A block owns as much as its speed's part of all matrices, if it holds so much.
+        """
+        if len(split) == 1 or not self.recipe.optimizer.orthogonalises:
+            return 0.0
+        stages = [stage for replica in split for stage in replica.stages]
+        together = sum(self.blocks[stage.block].training_flops_per_s for stage in stages)
+        whole = directions_bytes(self.recipe, 0, self.num_layers)
+        owned = max(
+            min(
+                whole * self.blocks[stage.block].training_flops_per_s / together,
+                directions_bytes(self.recipe, stage.first_layer, stage.last_layer),
+            )
+            for stage in stages
+        )
+        link = self.links.slowest([stage.block for stage in stages])
+        return send_seconds(owned, link, self.stack.constants) + link.latency_s
 
     def _slowdown_seconds(self, split: Split, times: Sequence[ReplicaTimes], end_s: float) -> float:
         """By how much the exchanges beside the passes hold those up."""

@@ -77,6 +77,13 @@ def update_flops(recipe: Recipe, first: int, last: int, precision: Precision) ->
     return _update_flops(recipe.model, recipe.optimizer, first, last, BYTES_PER_ELEMENT[precision])
 
 
+def directions_bytes(recipe: Recipe, first: int, last: int) -> float:
+    """Of the directions of the matrices of the layers [first, last), in fp32, in the mean over the
+    steps."""
+    matrices = _between(recipe.model, first, last)
+    return 4.0 * sum(matrix.size for matrix in matrices) / recipe.optimizer.orthogonal_every
+
+
 @lru_cache(maxsize=65536)
 def _update_flops(
     model: ModelConfig, config: OptimizerConfig, first: int, last: int, element_bytes: int
