@@ -130,7 +130,7 @@ class _Chunk:
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Of the summed losses, by the logits [c, m] and the targets' [c, 1], before any cap."""
         slopes_cm, slopes_c = self.logits_cm, self.own_c
-        if self.cap_slopes_cm is not None:
+        if self.cap_slopes_cm is not None and self.cap_slopes_c is not None:
             slopes_cm, slopes_c = slopes_cm * self.cap_slopes_cm, slopes_c * self.cap_slopes_c
         return slopes_cm, slopes_c.unsqueeze(1)
 

@@ -73,7 +73,8 @@ def _mix(value: Tensor) -> Tensor:
 
 def _shifted(value: Tensor, bits: int) -> Tensor:
     """To the right, with zeros coming in."""
-    return (value >> bits) & (2 ** (64 - bits) - 1)
+    shifted: Tensor = (value >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def _signed(bits: int) -> int:
