@@ -143,7 +143,8 @@ def check_devices(cluster: Cluster) -> None:
     for chip in cluster.chips:
         if chip.precision == "fp8":
             raise ClusterError(
-                f"chip '{chip.name}': training in fp8 can be planned, but not run yet.",
+                f"chip '{chip.name}': training in fp8 can be planned, but not run: no layer of "
+                "motley computes in fp8, on any chip.",
                 remedy='Set precision = "bf16" to train.',
             )
         place = (chip.node, chip.device)
