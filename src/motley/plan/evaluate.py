@@ -282,23 +282,36 @@ class Evaluator(StageTables):
         held = [pair for replica in replicas for pair in replica]
         owner = [index for index, replica in enumerate(replicas) for _ in replica]
         ranges = [(stage.first_layer, stage.last_layer) for stage, _ in held]
-        listed = buckets_of(ranges, self.groups, self.stack.bucket_bytes)
-        for index, bucket in enumerate(listed):
-            holders = [held[rank] for rank in bucket.ranks]
-            seconds = max(
-                group_exchange_seconds(
-                    bucket.num_parameters, layout, self.blocks[stage.block].spread, self.stack
+        known: dict[tuple[float, tuple[int, ...]], float] = {}
+        for index, bucket in enumerate(buckets_of(ranges, self.groups, self.stack.bucket_bytes)):
+            alike = bucket.num_parameters, bucket.ranks
+            if alike not in known:
+                owners = [owner[rank] for rank in bucket.ranks]
+                known[alike] = self._bucket_seconds(
+                    bucket.num_parameters, [held[rank] for rank in bucket.ranks], owners
                 )
-                for stage, layout in holders
-            )
-            copies = _by_replica(holders, [owner[rank] for rank in bucket.ranks])
-            seconds += self._between_blocks_seconds(bucket.num_parameters, copies)
-            if seconds:
+            if known[alike]:
                 lowest = tuple(
                     (rank, owner[rank], lowest_layer(bucket, self.groups, *ranges[rank]))
                     for rank in bucket.ranks
                 )
-                yield BucketTime(index, seconds, lowest)
+                yield BucketTime(index, known[alike], lowest)
+
+    def _bucket_seconds(
+        self,
+        num_parameters: float,
+        holders: Sequence[tuple[StageChoice, Layout]],
+        owners: Sequence[int],
+    ) -> float:
+        """Of one bucket: inside the slowest of its holders, then between them."""
+        inside = max(
+            group_exchange_seconds(
+                num_parameters, layout, self.blocks[stage.block].spread, self.stack
+            )
+            for stage, layout in holders
+        )
+        copies = _by_replica(holders, owners)
+        return inside + self._between_blocks_seconds(num_parameters, copies)
 
     def _between_blocks_seconds(
         self, num_parameters: float, replicas: Sequence[Sequence[tuple[StageChoice, Layout]]]
