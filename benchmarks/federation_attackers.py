@@ -1,6 +1,10 @@
 """One of five parties attacks: what the defences make of it, and what it costs the model.
 
     python benchmarks/federation_attackers.py --json
+    python benchmarks/federation_attackers.py --size XS --steps 300 --seed 1
+
+A job is a size, a length and a seed; its rows are kept, and the command goes on where it was. The
+defences' constants were chosen by the rules in `docs/protocol.md`, not by these runs.
 
 The parties train in one process with the product's codecs, defences and merge; each round is judged
 as a reviewer judges it, and a party with three strikes is suspended. Forged manifests, replayed and
@@ -25,14 +29,15 @@ from common import origin, say
 from federated_training import Federation, Job, Rounds, build_recipe
 from motley.federation.codec import CodecConfig
 from motley.federation.codec.payload import Payload
-from motley.federation.defences import Review, judge, measure_rises
+from motley.federation.defences import Review, judge
+from motley.federation.gate import largest_rise, measure_rises
 from motley.federation.terms import DefenceConfig, OuterConfig
 
 RESULTS = Path(__file__).parent / "results" / "federation_attackers.json"
 NUM_PARTIES = 5
 ATTACKER = NUM_PARTIES - 1
 STRIKES = 3
-GATE = DefenceConfig(loss_gate=0.005)
+GATE = DefenceConfig(loss_gate=2.0)
 GATE_SAMPLES = range(32)
 
 CODECS = {
@@ -56,14 +61,14 @@ class Watch:
 
     federation: Federation
     attack: Attack | None
-    defended: bool
     strikes: list[int] = field(default_factory=lambda: [0] * NUM_PARTIES)
     reasons: dict[str, int] = field(default_factory=dict)
     """The attacker's, with the rounds they were given in."""
     false_rejections: int = 0
     least_agreement: float = 1.0
+    least_score: float = math.inf
     largest_rise: float = -math.inf
-    """Of honest updates."""
+    """Of honest updates, in parts of what the round allows."""
     history: list[list[Payload]] = field(default_factory=list)
     """The accepted payloads of each round; the last ones are compared with, as members do."""
     first: Payload | None = None
@@ -77,10 +82,10 @@ class Watch:
         if self.attack is not None:
             sent[ATTACKER] = self.attack(self, number, payloads)
         active = [party for party in range(NUM_PARTIES) if self.strikes[party] < STRIKES]
-        review = self._judge([sent[party] for party in active]) if self.defended else None
+        review = self._judge([sent[party] for party in active])
         accepted = []
         for place, party in enumerate(active):
-            reason = review.reasons[place] if review else ""
+            reason = review.reasons[place]
             self._note(party, reason, review, place)
             if not reason:
                 accepted.append((1, sent[party]))
@@ -116,7 +121,7 @@ class Watch:
         model.load_state(before)
         return loss_sum / num_targets
 
-    def _note(self, party: int, reason: str, review: Review | None, place: int) -> None:
+    def _note(self, party: int, reason: str, review: Review, place: int) -> None:
         is_attacker = self.attack is not None and party == ATTACKER
         if reason:
             self.strikes[party] += 1
@@ -124,9 +129,13 @@ class Watch:
                 self.reasons[reason] = self.reasons.get(reason, 0) + 1
             else:
                 self.false_rejections += 1
-        if review and not is_attacker and reason in ("", "loss_gate"):
+        if not is_attacker and reason in ("", "loss_gate", "noise"):
             self.least_agreement = min(self.least_agreement, review.agreements[place])
-            self.largest_rise = max(self.largest_rise, review.rises[place])
+            self.least_score = min(self.least_score, review.scores[place])
+        if not is_attacker and reason in ("", "loss_gate"):
+            measured = [rise for rise in review.rises if rise != 0.0]
+            limit = largest_rise(measured, GATE.loss_gate or 0.0)
+            self.largest_rise = max(self.largest_rise, review.rises[place] / max(limit, 1e-12))
 
 
 def _decoded(watch: Watch, payload: Payload) -> dict[str, Tensor]:
@@ -185,10 +194,10 @@ ATTACKS: dict[str, Attack | None] = {
 }
 
 
-def measure(job: Job, codec: str, name: str, *, defended: bool) -> dict[str, Any]:
+def measure(job: Job, codec: str, name: str) -> dict[str, Any]:
     """One training under one attack."""
     federation = Federation(job, CODECS[codec], NUM_PARTIES)
-    watch = Watch(federation, ATTACKS[name], defended)
+    watch = Watch(federation, ATTACKS[name])
     bits = federation.train(watch.accept)
     row = {
         "bits_per_byte": bits,
@@ -196,19 +205,54 @@ def measure(job: Job, codec: str, name: str, *, defended: bool) -> dict[str, Any
         "suspended": watch.strikes[ATTACKER] >= STRIKES,
         "false_rejections": watch.false_rejections,
         "least_honest_agreement": round(watch.least_agreement, 4),
-        "largest_honest_rise": round(watch.largest_rise, 4) if defended else None,
+        "least_honest_score": round(watch.least_score, 1),
+        "largest_honest_rise_of_limit": round(watch.largest_rise, 3),
+        "origin": origin(),
     }
-    say(f"{codec:5} {name:14} {'defended' if defended else 'open':9} {json.dumps(row)}")
+    say(f"{codec:5} {name:14} {json.dumps({**row, 'origin': ''})}")
     return row
 
 
-def table(job: Job, codec: str) -> dict[str, Any]:
-    """All attacks under one codec, and what the attacks that can be decoded do when none looks."""
-    rows = {name: measure(job, codec, name, defended=True) for name in ATTACKS}
-    clean = rows["none"]["bits_per_byte"]
-    for row in rows.values():
-        row["penalty"] = row["bits_per_byte"] / clean - 1
-    return rows
+def kept() -> dict[str, Any]:
+    """What earlier calls have measured, by job."""
+    if not RESULTS.exists():
+        return {}
+    jobs: dict[str, Any] = json.loads(RESULTS.read_text()).get("jobs", {})
+    return jobs
+
+
+def fill(job: Job, key: str, codecs: list[str]) -> None:
+    """Measures what is missing of one job, row by row."""
+    for codec in codecs:
+        for name in ATTACKS:
+            row = f"{codec}, {name}"
+            if row in kept().get(key, {}):
+                continue
+            measured = measure(job, codec, name)
+            jobs = kept()
+            jobs.setdefault(key, {})[row] = measured
+            RESULTS.write_text(json.dumps(summary(jobs), indent=1) + "\n")
+
+
+def summary(jobs: dict[str, Any]) -> dict[str, Any]:
+    """The figures over all jobs; a penalty is over the same codec's run without an attacker."""
+    attacked = []
+    for rows in jobs.values():
+        for name, row in rows.items():
+            codec, _, attack = name.partition(", ")
+            clean = rows.get(f"{codec}, none")
+            if attack != "none" and clean is not None:
+                row["penalty"] = row["bits_per_byte"] / clean["bits_per_byte"] - 1
+                attacked.append(row)
+    every = [row for rows in jobs.values() for row in rows.values()]
+    return {
+        "attack_penalty_max": max((row["penalty"] for row in attacked), default=None),
+        "culprits_named": all(row["suspended"] for row in attacked),
+        "false_rejections": sum(row["false_rejections"] for row in every),
+        "parties": NUM_PARTIES,
+        "defences": dataclasses.asdict(GATE),
+        "jobs": jobs,
+    }
 
 
 def main() -> None:
@@ -216,25 +260,17 @@ def main() -> None:
     parser.add_argument("--size", default="XXS")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--codecs", nargs="*", default=list(CODECS), choices=list(CODECS))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     chosen = parser.parse_args()
-    recipe = build_recipe(chosen.size, steps=chosen.steps, rate=chosen.rate, samples=20)
+    recipe = build_recipe(
+        chosen.size, steps=chosen.steps, rate=chosen.rate, samples=20, seed=chosen.seed
+    )
     job = Job(recipe, lambda _: None)
-    rows = {codec: table(job, codec) for codec in chosen.codecs}
-    attacked = [
-        row for each in rows.values() for name, row in each.items() if ATTACKS[name] is not None
-    ]
-    result = {
-        "attack_penalty_max": max(row["penalty"] for row in attacked),
-        "culprits_named": all(row["suspended"] for row in attacked),
-        "false_rejections": sum(row["false_rejections"] for row in attacked),
-        "job": {"size": chosen.size, "steps": chosen.steps, "parties": NUM_PARTIES},
-        "defences": dataclasses.asdict(GATE),
-        "rows": rows,
-        "origin": origin(),
-    }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    key = f"{chosen.size}, {chosen.steps} steps, rate {chosen.rate:g}, seed {chosen.seed}"
+    fill(job, key, chosen.codecs)
+    result = summary(kept())
     print(json.dumps(result) if chosen.json else json.dumps(result, indent=1))
 
 

@@ -7,6 +7,7 @@ differs from `motley federation join` in that it has one chip and writes no chec
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -225,5 +226,7 @@ def events_of(party: PartySpec) -> list[dict[str, Any]]:
 
 
 def one_thread() -> None:
-    """What a process must do before it forks others that compute."""
+    """What a process must do before it forks others that compute. The constructors of optimizers
+    import the compiler, which would take every fork a second."""
+    importlib.import_module("torch._dynamo")
     torch.set_num_threads(1)

@@ -11,6 +11,7 @@ import pytest
 
 import motley.cli.main as main
 from federation_cases import Clock, Party, finish_round
+from motley.cli.federating import remove
 from motley.errors import TermsError
 from motley.federation.identity import load_identity
 from motley.federation.store import open_store
@@ -151,6 +152,15 @@ def test_an_encrypted_federation_needs_its_group_key(shell: Shell) -> None:
     assert "encrypted" in shell("verify store", 64)
 
 
+def test_who_removes_a_party_hears_that_it_keeps_the_group_key(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("terms.toml").write_text("encrypted = true\n" + TERMS)
+    founded(shell, "--terms terms.toml --group-key group.key")
+    remove("store", "lab-b", Path("lab-a.key"), fingerprint=None, as_json=False)
+    assert "still knows the group key" in capsys.readouterr().err
+
+
 def test_no_store_and_no_federation(shell: Shell) -> None:
     assert "no such folder" in shell("status nowhere", 61)
     Path("empty").mkdir()
@@ -166,6 +176,12 @@ def test_no_store_and_no_federation(shell: Shell) -> None:
         ("local_steps = 20", "local_steps = 20\nfragments = 3", "do not divide"),
         ('kind = "int8"', 'kind = "topk"', "must be 'average' with the codec 'topk'"),
         ('kind = "int8"', 'kind = "int9"', "Did you mean 'int8'?"),
+        (
+            'kind = "int8"\n[outer]\nkind = "nesterov"',
+            'kind = "topk"\n[aggregate]\naggregate = "trimmed_mean"\n[outer]\nkind = "average"',
+            "a trimmed mean of 'topk' updates is nearly nothing",
+        ),
+        ("[codec]", "[defences]\nloss_gate = -1.0\n[codec]", "loss_gate: must not be negative"),
     ],
 )
 def test_terms_with_a_mistake(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -151,6 +151,11 @@ def _amend(
         print_json(dataclasses.asdict(amendment))
     else:
         say(f"Amendment {amendment.number}: {action} '{name}'. It takes effect in the next seal.")
+    if action == "remove" and view.chain.charter.terms.encrypted:
+        say(
+            f"'{name}' still knows the group key: take away its access to the store as well. A new "
+            "key needs a new federation."
+        )
 
 
 def status(store_url: str, fingerprint: str | None, *, as_json: bool) -> None:

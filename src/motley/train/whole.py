@@ -82,7 +82,12 @@ class WholeModel:
         parameters = self._engine.parameters
         for name, value in values.items():
             master = parameters.masters[name]
-            master.mul_(keep).add_(value.to(master.device)) if keep else master.copy_(value)
+            if keep == 0.0:
+                master.copy_(value)
+                continue
+            if keep != 1.0:
+                master.mul_(keep)
+            master.add_(value.to(master.device))
         parameters.refresh()
 
 
