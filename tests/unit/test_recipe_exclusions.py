@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from motley.errors import RecipeError
+from motley.errors import RecipeError, TermsError
+from motley.federation.charter import shared_recipe
 from motley.recipe import parse_recipe
 
 SMALL: dict[str, Any] = {"layers": 2, "width": 64, "heads": 4, "context": 64, "vocab_size": 300}
@@ -40,3 +41,10 @@ def test_the_pair_is_named(tables: dict[str, Any], first: str, second: str) -> N
             one_less[table].pop(key)
         parse_recipe(one_less)
         break
+
+
+def test_a_federation_cannot_grow_from_one_partys_run() -> None:
+    recipe = parse_recipe({"model": SMALL, "batch": {"sequence_length": 64},
+                           "growth": {"run": "runs/small"}})  # fmt: skip
+    with pytest.raises(TermsError, match="one party alone"):
+        shared_recipe(recipe)

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from motley.errors import CharterError, VoidObjectError
+from motley.errors import CharterError, TermsError, VoidObjectError
 from motley.federation.identity import Identity, check_name, check_public_key
 from motley.federation.objects import Signed, digest_of, open_signed
 from motley.federation.terms import Terms
@@ -84,7 +84,13 @@ class SharedRecipe:
 
 
 def shared_recipe(recipe: Recipe) -> SharedRecipe:
-    """What a recipe says that all parties must train alike."""
+    """What a recipe says that all parties must train alike. `TermsError` if it grows from a run,
+    which the other parties do not have."""
+    if recipe.growth is not None:
+        raise TermsError(
+            "a federation cannot begin from [growth]: the run lies with one party alone.",
+            remedy="Leave [growth] out of the recipe.",
+        )
     return SharedRecipe(
         model=recipe.model,
         sequence_length=recipe.batch.sequence_length,

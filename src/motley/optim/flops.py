@@ -25,10 +25,12 @@ def optimizer_flops(recipe: Recipe, precision: Precision = "fp32") -> float:
 
 
 def training_flops(recipe: Recipe, precision: Precision = "fp32") -> float:
-    """Of the whole training: every step's forward and backward pass and update."""
+    """Of the whole training: every step's forward and backward pass and update, and the training
+    of the smaller model that it has grown from."""
     updates = recipe.schedule.steps // recipe.optimizer.orthogonal_every
     optimizer = updates * recipe.optimizer.orthogonal_every * optimizer_flops(recipe, precision)
-    return _model_flops(recipe) + optimizer
+    grown_from = (recipe.growth.flops if recipe.growth else None) or 0.0
+    return _model_flops(recipe) + optimizer + grown_from
 
 
 def _model_flops(recipe: Recipe) -> float:

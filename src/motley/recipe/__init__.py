@@ -5,6 +5,7 @@ schedule. No plan and no cluster changes any of it.
 """
 
 from motley.recipe.data import BatchConfig, DataConfig
+from motley.recipe.growth import GrowthConfig
 from motley.recipe.optimizer import OptimizerConfig
 from motley.recipe.read import load_recipe, parse_recipe
 from motley.recipe.recipe import Recipe
@@ -15,6 +16,7 @@ __all__ = [
     "BatchConfig",
     "CheckpointConfig",
     "DataConfig",
+    "GrowthConfig",
     "OptimizerConfig",
     "Recipe",
     "ScheduleConfig",

@@ -22,15 +22,18 @@ def parse_recipe(table: dict[str, Any], where: str = "recipe", folder: Path = Pa
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The recipe of a TOML file. Relative paths in `model.preset` and in `data` are taken from the
-    file's folder."""
+    """The recipe of a TOML file. Relative paths in `model.preset`, `data` and `growth` are taken
+    from the file's folder."""
     recipe = parse_recipe(load_toml(path, RecipeError), path.name, path.parent)
     data = dataclasses.replace(
         recipe.data,
         corpus=tuple(_resolve(source, path.parent) for source in recipe.data.corpus),
         tokenizer=recipe.data.tokenizer and _resolve(recipe.data.tokenizer, path.parent),
     )
-    return dataclasses.replace(recipe, data=data)
+    growth = recipe.growth and dataclasses.replace(
+        recipe.growth, run=_resolve(recipe.growth.run, path.parent)
+    )
+    return dataclasses.replace(recipe, data=data, growth=growth)
 
 
 def _with_preset(table: dict[str, Any], where: str, folder: Path) -> dict[str, Any]:

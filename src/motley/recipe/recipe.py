@@ -13,6 +13,7 @@ from motley.errors import RecipeError
 from motley.model.config import ModelConfig
 from motley.recipe.data import BatchConfig, DataConfig
 from motley.recipe.exclusions import require_compatible
+from motley.recipe.growth import GrowthConfig
 from motley.recipe.optimizer import OptimizerConfig
 from motley.recipe.schedule import ScheduleConfig
 from motley.recipe.upkeep import CheckpointConfig, ValidationConfig
@@ -30,6 +31,7 @@ class Recipe:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    growth: GrowthConfig | None = None
 
     def __post_init__(self) -> None:
         is_file_name = Path(self.name).name == self.name and self.name.isprintable()

@@ -75,6 +75,10 @@ def new_run(
     recipe, prepared = prepare_data(recipe, report)
     if longer := epochs_message(recipe, prepared.train.num_tokens):
         report(longer)
+    if recipe.growth is not None:
+        from motley.train.growth import resolved_growth
+
+        recipe = resolved_growth(recipe, prepared.tokenizer.digest)
     plan = _settle(plan, recipe, cluster, report)
     folder = create_run_folder(path)
     folder.write(recipe, cluster, plan, prepared.folder)

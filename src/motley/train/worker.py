@@ -31,6 +31,7 @@ from motley.train.course import Course
 from motley.train.engine import Engine
 from motley.train.failure import write_failure
 from motley.train.folder import RunFolder, open_run_folder
+from motley.train.growth import load_grown
 from motley.train.journal import Journal
 from motley.train.loop import Training
 from motley.train.orphan import follow_parent
@@ -127,6 +128,8 @@ def _restore(
         choice = [newest_whole(folder.checkpoints, journal.message)]
     dist.broadcast_object_list(choice, src=0, group=groups.control)
     if choice[0] is None:
+        if engine.recipe.growth is not None:
+            load_grown(engine.recipe, engine.parameters)
         return 0
     path, progress = choice[0]
     if progress.tokenizer_digest != tokenizer_digest:
