@@ -61,7 +61,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         batch=BatchConfig(sequence_length=32, global_batch=batch),
         optimizer=OptimizerConfig(kind="muon", orthogonal_every=draw(st.integers(1, 3))),
         schedule=ScheduleConfig(
-            steps=draw(st.integers(1, 60)),
+            steps=draw(st.integers(3, 60)),
             batch_warmup=draw(st.floats(min_value=1 / batch, max_value=1)),
             batch_warmup_steps=draw(st.integers(1, 80)),
             sequence_warmup=draw(st.sampled_from([1, 2, 4, 8])),

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from motley.optim.roles import role_of
 from motley.recipe import OptimizerConfig
+from motley.recipe.optimizer import Role
 
-ROLES = ("matrix", "embedding", "head", "vector")
+ROLES: tuple[Role, ...] = ("matrix", "embedding", "head", "vector")
 
 
 class AdamW:
@@ -81,7 +82,7 @@ def decay_where_shrinking(parameter: Tensor, direction: Tensor, amount: float) -
     parameter.addcmul_(parameter, shrinks, value=-amount)
 
 
-def _of_role(masters: Mapping[str, nn.Parameter], role: str) -> dict[str, nn.Parameter]:
+def _of_role(masters: Mapping[str, nn.Parameter], role: Role) -> dict[str, nn.Parameter]:
     return {name: each for name, each in masters.items() if role_of(name, each.shape) == role}
 
 

@@ -20,19 +20,19 @@ class Matrix(NamedTuple):
     layer: int
     outputs: int
     inputs: int
-    count: int = 1
+    copies: int = 1
     """Matrices of a stack."""
 
     @property
     def size(self) -> int:
-        return self.outputs * self.inputs * self.count
+        return self.outputs * self.inputs * self.copies
 
     def flops(self, config: OptimizerConfig, element_bytes: int) -> float:
         """Of orthogonalising all of the stack once, with products in so many bytes."""
         alone = orthogonal_flops(
             self.outputs, self.inputs, config.orthogonal_iterations, element_bytes
         )
-        return self.count * alone
+        return self.copies * alone
 
 
 @lru_cache(maxsize=64)

@@ -56,11 +56,7 @@ class Muon:
         if config.kind == "normuon":
             self._neurons = {name: _neuron_moments(self._masters[name]) for name in own}
         self._stacks = list(_stacks({name: self._masters[name].shape for name in own}))
-        self._flops = sum(
-            orthogonal_flops(*shape[-2:], config.orthogonal_iterations, dtype.itemsize)
-            * math.prod(shape[:-2])
-            for shape in (self._masters[name].shape for name in own)
-        )
+        self._flops = sum(_flops(self._masters[name].shape, config, dtype.itemsize) for name in own)
 
     @torch.no_grad()
     def step(self, share: float, update: int) -> None:
@@ -137,6 +133,12 @@ def even_out(directions_kmn: Tensor, moments_kl: Tensor, beta: float) -> Tensor:
         for each in (directions_kmn, evened_kmn)
     ]
     return evened_kmn.mul_(norms[0] / norms[1])
+
+
+def _flops(shape: Sequence[int], config: OptimizerConfig, element_bytes: int) -> float:
+    *stack, outputs, inputs = shape
+    alone = orthogonal_flops(outputs, inputs, config.orthogonal_iterations, element_bytes)
+    return math.prod(stack) * alone
 
 
 def _neuron_moments(master: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ def _scale(square_kmm: Tensor) -> Tensor:
     It costs no product and is much tighter than the Frobenius norm, so that an iteration less does.
     """
     norm_k11 = torch.linalg.matrix_norm(square_kmm.float(), keepdim=True)
-    return norm_k11.sqrt().sqrt_().clamp_(min=LEAST_SCALE).to(square_kmm.dtype)
+    scale_k11: Tensor = norm_k11.sqrt().sqrt_().clamp_(min=LEAST_SCALE)
+    return scale_k11.to(square_kmm.dtype)
 
 
 def _directly(x_kmn: Tensor, polynomials: tuple[Coefficients, ...], *, is_scaled: bool) -> Tensor:

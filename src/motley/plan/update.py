@@ -53,7 +53,7 @@ def _moment_bytes(model: ModelConfig, config: OptimizerConfig, first: int, last:
     total = MOMENT_BYTES * rest + MOMENTUM_BYTES * momenta + CODED_BYTES * coded
     if config.kind == "normuon":
         total += MOMENTUM_BYTES * sum(
-            matrix.count * max(matrix.outputs, matrix.inputs)
+            matrix.copies * max(matrix.outputs, matrix.inputs)
             for matrix in _between(model, first, last)
         )
     return total / held
