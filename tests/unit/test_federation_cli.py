@@ -15,7 +15,7 @@ from motley.cli.federating import remove
 from motley.errors import TermsError
 from motley.federation.identity import load_identity
 from motley.federation.store import open_store
-from motley.federation.terms import Terms, load_terms
+from motley.federation.terms import Terms, doubts, load_terms, usual_terms
 from test_cli import RECIPE
 
 TERMS = """\
@@ -195,3 +195,21 @@ def test_terms_with_a_mistake(tmp_path: Path, old: str, new: str, message: str) 
 def test_the_defaults_are_terms() -> None:
     assert Terms().codec.kind == "topk"
     assert Terms().outer.kind == "average"
+
+
+@pytest.mark.parametrize(
+    ("steps", "local_steps", "codec"),
+    [(1, 1, "int8"), (150, 5, "int8"), (3000, 100, "int8"), (100_000, 100, "topk")],
+)
+def test_usual_terms_give_rounds_enough(steps: int, local_steps: int, codec: str) -> None:
+    chosen, reason = usual_terms(steps)
+    assert (chosen.round.local_steps, chosen.codec.kind) == (local_steps, codec)
+    assert f"Rounds of {local_steps} steps" in reason
+    assert codec in reason
+    assert doubts(chosen, steps) is None
+
+
+def test_terms_that_cannot_carry_a_training_are_doubted() -> None:
+    doubt = doubts(Terms(), 150)
+    assert doubt is not None
+    assert "with 2 rounds" in doubt

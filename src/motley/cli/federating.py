@@ -20,7 +20,7 @@ from motley.federation.encrypt import GroupCipher, load_group_key, save_group_ke
 from motley.federation.identity import Identity, load_identity, new_identity, save_identity
 from motley.federation.ledger import STATED, LedgerLine, ledger, to_csv
 from motley.federation.store import open_store
-from motley.federation.terms import Terms, load_terms
+from motley.federation.terms import Terms, doubts, load_terms, usual_terms
 from motley.federation.view import View
 from motley.units import percent, si, size
 
@@ -52,9 +52,9 @@ def create(
     from motley.train.prepare import prepare_data
 
     founder = load_identity(key_file)
-    terms = load_terms(terms_file) if terms_file else Terms()
-    keys = _member_keys(founder, members, terms)
     recipe = load_recipe(recipe_file)
+    terms = _terms(terms_file, recipe.schedule.steps)
+    keys = _member_keys(founder, members, terms)
     store = open_store(store_url, create=True)
     check_free(store)
     recipe, prepared = prepare_data(recipe, say)
@@ -78,6 +78,19 @@ def create(
         "Tell them this fingerprint over another channel:"
     )
     print(digest[:FINGERPRINT_DIGITS])
+
+
+def _terms(path: Path | None, steps: int) -> Terms:
+    """The founder's, or those that are usual for the schedule; says what was chosen and why."""
+    if path is None:
+        terms, reason = usual_terms(steps)
+        say(reason)
+        return terms
+    terms = load_terms(path)
+    doubt = doubts(terms, steps)
+    if doubt is not None:
+        say(f"Note: {doubt}")
+    return terms
 
 
 def _member_keys(founder: Identity, members: list[str], terms: Terms) -> list[MemberKey]:
