@@ -2,10 +2,55 @@
 
 from __future__ import annotations
 
-from motley.model.config import ModelConfig, RopeScaling
+from motley.model.config import MixtureOfExperts, ModelConfig, RopeScaling
 
 VOCABULARY = 101
 CONTEXT = 32
+
+OPT_IN = {
+    "mixture": ModelConfig(
+        layers=2,
+        width=48,
+        heads=4,
+        context=CONTEXT,
+        vocab_size=VOCABULARY,
+        positions="rotary",
+        norm="rmsnorm",
+        activation="swiglu",
+        bias=False,
+        mixture=MixtureOfExperts(experts=4, experts_per_token=2, expert_width=64),
+    ),
+    "shared expert": ModelConfig(
+        layers=2,
+        width=48,
+        heads=4,
+        mlp_width=80,
+        context=CONTEXT,
+        vocab_size=VOCABULARY,
+        activation="relu2",
+        mixture=MixtureOfExperts(
+            experts=8,
+            experts_per_token=1,
+            expert_width=192,
+            shared_width=96,
+            shared_gate=True,
+            leading_dense_layers=1,
+        ),
+    ),
+    "lookahead": ModelConfig(
+        layers=2,
+        width=48,
+        heads=4,
+        context=CONTEXT,
+        vocab_size=VOCABULARY,
+        norm="rmsnorm",
+        tied_head=False,
+        logit_softcap=2.0,
+        lookahead_weight=0.3,
+    ),
+}
+"""What is trained only if asked for: small changes of numbers change which experts are chosen, and
+a head with a second prediction computes more than what is evaluated."""
 
 SHAPES = {
     "gpt2": ModelConfig(layers=2, width=48, heads=4, context=CONTEXT, vocab_size=VOCABULARY),

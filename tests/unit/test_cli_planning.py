@@ -108,7 +108,7 @@ def test_no_text_is_read_where_the_vocabulary_is_known(folder: Path) -> None:
         ("plan gpt2 --cluster cluster.toml --goal deadline", 2, "Give --hours 48."),
         ("plan gpt2 --cluster cluster.toml --hours 0", 2, "above zero"),
         ("plan gpt2 --cluster cluster.toml --goal deadline --hours -1", 2, "above zero"),
-        ("plan mixtral --cluster cluster.toml --trainable", 11, "a mixture of 8 experts"),
+        ("plan deepseek-v3 --cluster cluster.toml --trainable", 11, "latent attention"),
         ("plan llama3-8b --cluster cluster.toml", 20, "are lacking"),
         ("plan fixed.toml --cluster demo.toml --goal cost", 12, "emulated"),
         ("replace a100-sxm-80q --with rtx-3090 --model gpt2", 13, "Did you mean"),

@@ -75,6 +75,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mixtral", {**GROUPED, "num_local_experts": 6}),
     ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 56}),
     ("qwen3_moe", {**EXPERTS, "mlp_only_layers": [0], "head_dim": 16}),
+    ("qwen3_moe", {**EXPERTS, "norm_topk_prob": True, "head_dim": 16}),
     ("deepseek_v2", DEEPSEEK),
     ("deepseek_v3", DEEPSEEK),
     ("deepseek_v3", {**DEEPSEEK, "q_lora_rank": None, "num_nextn_predict_layers": 0}),
@@ -88,12 +89,11 @@ PLANNED_ONLY = {
     "gemma": ["geglu"],
     "gpt_neox": ["0.25 of each head"],
     "granite": ["residual_multiplier"],
-    "mixtral": ["6 experts"],
     "mpt": ["ALiBi"],
     "nemotron": ["1 + weight"],
     "opt": ["post_norm"],
-    "qwen2_moe": ["6 experts"],
-    "qwen3_moe": ["6 experts"],
+    "qwen2_moe": ["not divided by their sum"],
+    "qwen3_moe": ["not divided by their sum"],
 }
 """Families with cases that motley's layers do not compute, and a word of the reason."""
 

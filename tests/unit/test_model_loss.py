@@ -53,7 +53,7 @@ def losses_and_gradients(
     num_tokens=st.integers(1, 40),
     vocabulary=st.integers(2, 60),
     chunk_tokens=st.integers(1, 50),
-    softcap=st.sampled_from([None, 1.5, 30.0]),
+    softcap=st.sampled_from([None, 1.5, 30.0, 90.0]),
     seed=st.integers(0, 1000),
 )
 def test_equals_the_plain_loss(

@@ -83,6 +83,11 @@ def _head(config: ModelConfig) -> Iterator[Kept]:
         yield Kept("projected", config.embedding_width)
     if config.arrangement != "post_norm":
         yield _statistics(config, "norm statistics")
+    if config.lookahead_weight is not None:
+        yield Kept("normed", config.width)
+        yield Kept("gradient ahead", config.embedding_size)
+    if config.mixture is not None:
+        yield Kept("balance", 1)
 
 
 def _stream(config: ModelConfig) -> Iterator[Kept]:
@@ -126,9 +131,12 @@ def _latent(config: ModelConfig, latent: LatentAttention) -> Iterator[Kept]:
 
 def _mixture(config: ModelConfig, mixture: MixtureOfExperts) -> Iterator[Kept]:
     chosen = mixture.experts_per_token
+    yield Kept("balance", 1)
     yield Kept("router scores", mixture.experts, "fp32")
-    yield Kept("chosen weights", chosen, "fp32")
-    yield Kept("chosen experts", chosen, "int64")
+    if chosen > 1:
+        yield Kept("chosen scores and their sum", chosen + 1, "fp32")
+    yield Kept("chosen weights", chosen)
+    yield Kept("chosen experts and their order", 2 * chosen, "int64")
     yield Kept("sent", chosen * config.width)
     yield from _mlp(config, "experts", chosen * mixture.expert_width)
     yield Kept("expert outputs", chosen * config.width)

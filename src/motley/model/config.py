@@ -44,9 +44,13 @@ class MixtureOfExperts:
     """A sigmoid of one product weights what the shared MLP adds (Qwen2-MoE)."""
     leading_dense_layers: int = 0
     """The first blocks have one MLP of `mlp_width` instead."""
+    balance_weight: float = switch(0.01)
+    """Of the auxiliary loss that keeps all experts in use, in nats per token; 0 is allowed."""
 
     def __post_init__(self) -> None:
         require_positive(self, "experts", "experts_per_token", "expert_width", "shared_width")
+        if self.balance_weight < 0:
+            raise ValueError(f"balance_weight: must not be negative, found {self.balance_weight}")
         if self.experts_per_token > self.experts:
             raise ValueError(
                 f"experts_per_token: {self.experts_per_token} of {self.experts} experts is too many"
@@ -152,6 +156,10 @@ class ModelConfig:
     logit_softcap: float | None = None
     """Logits z become cap * tanh(z / cap), in training, evaluation and sampling (Gemma 2, arXiv
     2408.00118, with 30); unset means that they stay as they are."""
+    lookahead_weight: float | None = None
+    """Weight of a second prediction that is trained besides, of the token after the next, by a
+    matrix of its own before the head's (arXiv 2404.19737); evaluation and sampling leave it out.
+    Unset means none."""
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     mixture: MixtureOfExperts | None = None
@@ -173,6 +181,7 @@ class ModelConfig:
             self, "layers", "width", "heads", "key_value_heads", "head_width", "mlp_width",
             "context", "vocab_size", "attention_window", "norm_epsilon",
             "embedding_width", "rope_theta", "sampled_targets", "logit_softcap", "matrix_deviation",
+            "lookahead_weight",
         )  # fmt: skip
         if self.position_offset < 0:
             raise ValueError(f"position_offset: must not be negative, found {self.position_offset}")

@@ -224,18 +224,20 @@ def _head_counts(config: ModelConfig, length: int, element_bytes: int) -> LayerC
 
 def _head_fixed_bytes(config: ModelConfig, element_bytes: int) -> int:
     """The gradient in fp32, and one chunk of logits (with the slopes of their cap) or, in the end,
-    the gradient's cast."""
+    the gradient's cast. A second prediction has a gradient of its own, and their sum is a third."""
     width = config.embedding_size
     if config.sampled_targets is not None:
         return _sampled_fixed_bytes(config, config.sampled_targets, element_bytes)
     gradient = config.vocabulary * width
     logits = config.vocabulary * loss_chunk_tokens(width)
-    slopes_bytes = logits * FP32_BYTES if config.logit_softcap is not None else 0
+    more_bytes = logits * FP32_BYTES if config.logit_softcap is not None else 0
+    if config.lookahead_weight is not None:
+        more_bytes += 2 * gradient * FP32_BYTES
     if element_bytes == FP32_BYTES:
-        return (gradient + logits) * FP32_BYTES + slopes_bytes
+        return (gradient + logits) * FP32_BYTES + more_bytes
     both_bytes = FP32_BYTES + element_bytes
     sums = min(config.vocabulary, SUM_ROWS) * width
-    chunk_bytes = (logits + sums) * both_bytes + slopes_bytes
+    chunk_bytes = (logits + sums) * both_bytes + more_bytes
     return gradient * FP32_BYTES + max(gradient * element_bytes, chunk_bytes)
 
 

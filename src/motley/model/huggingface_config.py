@@ -91,6 +91,8 @@ def _refuse_own_keys(config: ModelConfig) -> None:
         "value_residual": config.value_residual,
         "logit_softcap": config.logit_softcap is not None,
         "tables": config.tables is not None,
+        "mixture": config.mixture is not None,
+        "lookahead_weight": config.lookahead_weight is not None,
     }
     found = [key for key, is_on in own.items() if is_on]
     if found:

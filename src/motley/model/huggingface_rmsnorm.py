@@ -78,11 +78,12 @@ def _read_qwen2(config: Table) -> ModelConfig:
     return _read(config, query_key_value_bias=True)
 
 
-def _read_qwen3(config: Table, **shape: Any) -> ModelConfig:
+def _read_qwen3(config: Table, *planned_only: str, **shape: Any) -> ModelConfig:
     """Its default head is not hidden_size / heads."""
     require(config, "attention_bias", False, default=False)
     require(config, "use_sliding_window", False, default=False)
-    return _read(config, qk_norm=True, **{"head_width": config.get("head_dim") or 128, **shape})
+    shape = {"head_width": config.get("head_dim") or 128, **shape}
+    return _read(config, *planned_only, qk_norm=True, **shape)
 
 
 def _read_mixtral(config: Table) -> ModelConfig:
@@ -100,6 +101,7 @@ def _read_qwen2_moe(config: Table) -> ModelConfig:
     shared_width = config["shared_expert_intermediate_size"]
     return _read(
         config,
+        *_unnormed_weights(config),
         query_key_value_bias=config.get("qkv_bias", True),
         mixture=_qwen_mixture(config, shared_width=shared_width, shared_gate=True),
     )
@@ -107,7 +109,18 @@ def _read_qwen2_moe(config: Table) -> ModelConfig:
 
 def _read_qwen3_moe(config: Table) -> ModelConfig:
     head_width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    return _read_qwen3(config, head_width=head_width, mixture=_qwen_mixture(config))
+    return _read_qwen3(
+        config,
+        *_unnormed_weights(config),
+        head_width=head_width,
+        mixture=_qwen_mixture(config),
+    )
+
+
+def _unnormed_weights(config: Table) -> tuple[str, ...]:
+    """Of several experts; ours have the sum 1."""
+    is_normed = config.get("norm_topk_prob", False) or config["num_experts_per_tok"] == 1
+    return () if is_normed else ("scores of experts that are not divided by their sum",)
 
 
 def _qwen_mixture(config: Table, **shared: Any) -> MixtureOfExperts:

@@ -19,7 +19,7 @@ from motley.model.table_config import TABLES
 
 STANDARD_DEVIATION = 0.02
 """As in GPT-2 (Radford et al. 2019)."""
-RESIDUAL_PROJECTIONS = ("attention.output.weight", "mlp.down.weight")
+RESIDUAL_PROJECTIONS = ("attention.output.weight", ".down.weight")
 """What adds to the residual stream; scaled by 1 / sqrt(2 x layers), as in GPT-2."""
 MIXES = {
     ".input_mix": (1.0, 0.0),

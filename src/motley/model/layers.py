@@ -11,9 +11,6 @@ a token (k x d), v vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,8 +18,10 @@ from torch.nn import functional
 from motley import kernels
 from motley.model.attention import causal_attention, rotary_tables, rotate
 from motley.model.config import ModelConfig
-from motley.model.loss import cross_entropy_sum, soft_cap
+from motley.model.loss import also_trained, cross_entropy_sum, further_targets, soft_cap
 from motley.model.mix import mix
+from motley.model.mixture import Mixture
+from motley.model.mlp import MLP, Linear
 from motley.model.norm import LayerNorm, RMSNorm, build_norm
 from motley.model.sampled_loss import Negatives, sampled_cross_entropy_sum
 from motley.model.stream import TABLE_VALUES, reads
@@ -67,13 +66,6 @@ def parameter_name(config: ModelConfig, layer: int, local_name: str) -> str:
     return TOKEN_EMBEDDING if local_name == "token" else f"head.{local_name}"
 
 
-class Linear(nn.Linear):
-    """x @ weight.T + bias, through the native kernels where they are on."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return kernels.linear(x, self.weight, self.bias)
-
-
 class Embedding(nn.Module):
     """Tokens [b, s] to the residual stream [b, s, w]."""
 
@@ -87,9 +79,11 @@ class Embedding(nn.Module):
         ngrams = projected_width(config)
         self.ngram_projection = Linear(ngrams, config.width, False) if ngrams else None
         self.norm = build_norm(config) if config.embedding_norm else None
+        self.begins_balance = config.mixture is not None
 
-    def forward(self, tokens_bs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """The stream; with a value table also each token's row of it."""
+    def forward(self, tokens_bs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The stream; with a value table each token's row of it, and with experts an auxiliary loss
+        that is still zero."""
         x_bsw = functional.embedding(tokens_bs, self.token)
         if self.tables is not None:
             x_bsw = self._add_ngrams(x_bsw, self.tables.ngram_rows(tokens_bs, x_bsw.dtype))
@@ -97,13 +91,17 @@ class Embedding(nn.Module):
             x_bsw = x_bsw + self.position[self.first : self.first + tokens_bs.shape[1]]
         if self.norm is not None:
             x_bsw = self.norm(x_bsw)
-        if self.tables is None or not self.tables.has_values:
-            return x_bsw
-        return x_bsw, self.tables.values(tokens_bs, x_bsw.dtype)
+        given = [x_bsw]
+        if self.tables is not None and self.tables.has_values:
+            given.append(self.tables.values(tokens_bs, x_bsw.dtype))
+        if self.begins_balance:
+            given.append(x_bsw.new_zeros(*tokens_bs.shape, 1))
+        return tuple(given) if len(given) > 1 else x_bsw
 
     def _add_ngrams(self, x_bsw: Tensor, rows: list[Tensor]) -> Tensor:
         if self.ngram_projection is not None:
-            return x_bsw + self.ngram_projection(torch.cat(rows, dim=-1))
+            projected_bsw: Tensor = self.ngram_projection(torch.cat(rows, dim=-1))
+            return x_bsw + projected_bsw
         for rows_bsw in rows:
             x_bsw = x_bsw + rows_bsw
         return x_bsw
@@ -122,7 +120,9 @@ class Block(nn.Module):
         self.attention_norm = build_norm(config)
         self.attention = Attention(config, has_table=TABLE_VALUES in reads(config, layer))
         self.mlp_norm = build_norm(config)
-        self.mlp = MLP(config)
+        self.mlp: MLP | Mixture = MLP(config, config.mlp_size)
+        if config.mixture is not None and config.has_experts(layer):
+            self.mlp = Mixture(config, config.mixture)
 
     def forward(
         self,
@@ -130,8 +130,10 @@ class Block(nn.Module):
         first_input_bsw: Tensor | None = None,
         first_values_bsc: Tensor | None = None,
         table_values_bsc: Tensor | None = None,
+        balance_bs1: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
-        """The stream behind the block; the first block gives with it what the later ones read."""
+        """The stream behind the block. The first block gives with it what the later ones read, and
+        one with experts the auxiliary loss up to here."""
         x_bsw = stream_bsw
         if self.input_mix is not None:
             first_input_bsw = stream_bsw if first_input_bsw is None else first_input_bsw
@@ -139,23 +141,26 @@ class Block(nn.Module):
         mixed_bsw, values_bsc = self.attention(
             self.attention_norm(x_bsw), first_values_bsc, table_values_bsc
         )
-        out_bsw = self._add(x_bsw, mixed_bsw)
-        first_pieces = (stream_bsw if self.input_mix is not None else None, values_bsc)
-        beside = [piece for piece in first_pieces if piece is not None]
-        return (out_bsw, *beside) if self.is_first and beside else out_bsw
+        x_bsw, normed_bsw = self._add_and_norm(x_bsw, mixed_bsw)
+        beside: list[Tensor | None] = []
+        if self.is_first:
+            beside = [stream_bsw if self.input_mix is not None else None, values_bsc]
+        if isinstance(self.mlp, Mixture):
+            assert balance_bs1 is not None
+            added_bsw, own_bs1 = self.mlp(normed_bsw)
+            beside.append(balance_bs1 + own_bs1.to(balance_bs1.dtype))
+        else:
+            added_bsw = self.mlp(normed_bsw)
+        given = (x_bsw + added_bsw, *(piece for piece in beside if piece is not None))
+        return given if len(given) > 1 else given[0]
 
-    def _add(self, x_bsw: Tensor, mixed_bsw: Tensor) -> Tensor:
-        """The attention's and then the MLP's result added to the stream."""
+    def _add_and_norm(self, x_bsw: Tensor, mixed_bsw: Tensor) -> tuple[Tensor, Tensor]:
+        """The attention's result added to the stream, and the norm of that."""
         norm = self.mlp_norm
         if isinstance(norm, LayerNorm) and norm.bias is not None:
-            x_bsw, normed_bsw = kernels.add_norm(
-                x_bsw, mixed_bsw, norm.weight, norm.bias, norm.epsilon
-            )
-        else:
-            x_bsw = x_bsw + mixed_bsw
-            normed_bsw = norm(x_bsw)
-        out_bsw: Tensor = x_bsw + self.mlp(normed_bsw)
-        return out_bsw
+            return kernels.add_norm(x_bsw, mixed_bsw, norm.weight, norm.bias, norm.epsilon)
+        x_bsw = x_bsw + mixed_bsw
+        return x_bsw, norm(x_bsw)
 
 
 class Attention(nn.Module):
@@ -225,35 +230,6 @@ class Attention(nn.Module):
         return projected_bsw
 
 
-class MLP(nn.Module):
-    """down(activation(up(x))); with SwiGLU down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.activation = config.activation
-        width, hidden, bias = config.width, config.mlp_size, config.has_mlp_bias
-        self.gate = Linear(width, hidden, bias) if config.gated else None
-        self.up = Linear(width, hidden, bias)
-        self.down = Linear(hidden, width, bias)
-
-    def forward(self, x_bsw: Tensor) -> Tensor:
-        up = self.up(x_bsw)
-        if self.gate is not None:
-            hidden = _swiglu(self.gate(x_bsw), up)
-        else:
-            hidden = _UNGATED[self.activation](up)
-        out_bsw: Tensor = self.down(hidden)
-        return out_bsw
-
-
-_UNGATED: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": kernels.gelu,
-    "gelu_exact": functional.gelu,
-    "relu": functional.relu,
-    "relu2": lambda x: functional.relu(x).square(),
-}
-
-
 class Head(nn.Module):
     """Final norm, output projection and loss. The matrix is `token` if tied, else `output`."""
 
@@ -266,15 +242,36 @@ class Head(nn.Module):
         self.register_parameter(self.matrix_name, matrix)
         self.negatives: Negatives | None = None
         """A sample of targets that stands for all in the loss; unset, the loss is exact."""
+        self.lookahead_weight = config.lookahead_weight
+        is_ahead = config.lookahead_weight is not None
+        self.ahead = Linear(config.width, config.width, bias=False) if is_ahead else None
 
     @property
     def matrix(self) -> Tensor:
         """The output projection [v, w]."""
         return self.get_parameter(self.matrix_name)
 
-    def forward(self, x_bsw: Tensor, targets_bs: Tensor) -> Tensor:
-        """The sum of the tokens' losses in nats, fp32; targets of -100 are left out."""
+    def forward(
+        self, x_bsw: Tensor, targets_bs: Tensor, balance_bs1: Tensor | None = None
+    ) -> Tensor:
+        """The sum of the tokens' losses in nats, fp32; targets of -100 are left out.
+
+        Its gradient is also that of what is trained besides: the experts' balance, and the
+        prediction of the token after the next.
+        """
         hidden_bsw: Tensor = self.norm(x_bsw)
+        loss = self._loss(hidden_bsw, targets_bs)
+        if not torch.is_grad_enabled():
+            return loss
+        if balance_bs1 is not None:
+            loss = also_trained(loss, balance_bs1.sum(dtype=loss.dtype))
+        if self.ahead is not None and self.lookahead_weight is not None:
+            ahead_bsw = hidden_bsw + self.ahead(hidden_bsw)
+            further = self._loss(ahead_bsw, further_targets(targets_bs))
+            loss = also_trained(loss, further * self.lookahead_weight)
+        return loss
+
+    def _loss(self, hidden_bsw: Tensor, targets_bs: Tensor) -> Tensor:
         hidden_nw, targets_n = hidden_bsw.flatten(0, 1), targets_bs.flatten()
         if self.negatives is None:
             return cross_entropy_sum(hidden_nw, self.matrix, targets_n, softcap=self.softcap)
@@ -285,22 +282,3 @@ class Head(nn.Module):
     def logits(self, x_bsw: Tensor) -> Tensor:
         """The next token's scores [b, s, v] after each token."""
         return soft_cap(functional.linear(self.norm(x_bsw), self.matrix), self.softcap)
-
-
-class _SwiGLU(torch.autograd.Function):
-    """silu(gate) * up that keeps its two inputs only; silu(gate) is computed again."""
-
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return functional.silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
-        (grad,) = grad_outputs
-        gate, up = ctx.saved_tensors
-        grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
-        return grad_gate, functional.silu(gate).mul_(grad)
-
-
-_swiglu: Callable[[Tensor, Tensor], Tensor] = _SwiGLU.apply

@@ -27,10 +27,39 @@ from motley.model.counts import SUM_ROWS, loss_chunk_tokens
 IGNORED = -100
 """A target that counts in neither loss nor gradient."""
 
+HARMLESS_CAP = 40.0
+"""Up to which exponentials of capped logits and their sums stay within fp32: e^40 is 2e17."""
+
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
     """cap * tanh(logits / cap), near the logits while they are far below the cap."""
     return logits if cap is None else (logits / cap).tanh() * cap
+
+
+def also_trained(loss: Tensor, further: Tensor) -> Tensor:
+    """The loss as it is, whose gradient is that of loss + further; both are scalars."""
+    return _also_trained(loss, further)
+
+
+def further_targets(targets_bs: Tensor) -> Tensor:
+    """Each position's target is the next one's; the last has none."""
+    further_bs = targets_bs.roll(-1, 1)
+    further_bs[:, -1] = IGNORED
+    return further_bs
+
+
+class _AlsoTrained(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, further: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        (grad,) = grad_outputs
+        return grad, grad
+
+
+_also_trained: Callable[[Tensor, Tensor], Tensor] = _AlsoTrained.apply
 
 
 def cross_entropy_sum(
@@ -138,7 +167,7 @@ class _LossPass:
 
     def _native_chunk(self, rows: slice) -> Tensor:
         hidden_cw = self.hidden_nw[rows]
-        logits_cv = hidden_cw @ self.matrix_vw.T
+        logits_cv = self._product(hidden_cw)
         slopes_cv = self._cap(logits_cv)
         losses_c = cross_entropy_(logits_cv, self.native_targets_n[rows])
         if slopes_cv is not None:
@@ -152,9 +181,10 @@ class _LossPass:
     def _chunk(self, rows: slice) -> Tensor:
         hidden_cw, targets_c1 = self.hidden_nw[rows], self.targets_n1[rows]
         counted_c1 = self.counted_n[rows].unsqueeze(1)
-        logits_cv = (hidden_cw @ self.matrix_vw.T).to(_wide(hidden_cw.dtype))
+        logits_cv = self._product(hidden_cw).to(_wide(hidden_cw.dtype))
         slopes_cv = self._cap(logits_cv)
-        logits_cv -= logits_cv.amax(1, keepdim=True)
+        if self.softcap is None or self.softcap > HARMLESS_CAP:
+            logits_cv -= logits_cv.amax(1, keepdim=True)
         target_logits_c1 = logits_cv.gather(1, targets_c1)
         sums_c1 = logits_cv.exp_().sum(1, keepdim=True)
         losses_c1 = (sums_c1.log() - target_logits_c1).where(counted_c1, 0.0)
@@ -176,15 +206,23 @@ class _LossPass:
     def _wants_gradient(self) -> bool:
         return self.grad_hidden_nw is not None or self.grad_matrix_vw is not None
 
-    def _cap(self, logits_cv: Tensor) -> Tensor | None:
-        """Caps the logits in place; returns the slopes that their gradient is multiplied by, which
-        are 1 - tanh^2, or None if there are none or nobody needs them."""
+    def _product(self, hidden_cw: Tensor) -> Tensor:
+        """hidden @ matrix.T; divided by the cap, if there is one, within the product."""
+        if self.softcap is None:
+            return hidden_cw @ self.matrix_vw.T
+        nothing = hidden_cw.new_zeros(())
+        return torch.addmm(nothing, hidden_cw, self.matrix_vw.T, beta=0, alpha=1 / self.softcap)
+
+    def _cap(self, shares_cv: Tensor) -> Tensor | None:
+        """Turns what `_product` gives into capped logits, in place; returns the slopes that their
+        gradient is multiplied by, which are 1 - tanh^2, or None if there are none or nobody needs
+        them."""
         if self.softcap is None:
             return None
-        shares_cv = logits_cv.div_(self.softcap).tanh_()
+        shares_cv.tanh_()
         slopes_cv = None
         if self._wants_gradient:
-            slopes_cv = torch.addcmul(logits_cv.new_ones(()), shares_cv, shares_cv, value=-1)
+            slopes_cv = torch.addcmul(shares_cv.new_ones(()), shares_cv, shares_cv, value=-1)
         shares_cv.mul_(self.softcap)
         return slopes_cv
 

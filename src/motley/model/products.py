@@ -15,12 +15,14 @@ Sharding = Literal["column", "row", "none"]
 """How tensor parallelism splits a matrix: its outputs ("column"), its inputs ("row"), or not at all
 (Megatron-LM, arXiv 1909.08053)."""
 
+FIRST_EXPERT = "mlp.experts.0"
+
 
 class Product(NamedTuple):
     """[tokens, in_width] times [in_width, out_width]: one multiply-add is 2 FLOPs."""
 
     name: str
-    """As the layer's parameter is called, where motley's layers have it."""
+    """As the layer's parameter is called, where motley's layers have it; of experts the first."""
     reads: str
     """What it reads; products that read the same may be computed as one."""
     in_width: int
@@ -32,8 +34,8 @@ class Product(NamedTuple):
     bias: bool = False
     computed_width: int | None = None
     """Outputs that training computes, on average, if not all."""
-    computed_width: int | None = None
-    """Outputs that training computes, on average, if not all."""
+    is_repeated: bool = False
+    """The matrix is that of a product before it."""
 
     @property
     def parameters(self) -> int:
@@ -47,7 +49,7 @@ class Product(NamedTuple):
 
     @property
     def _size(self) -> int:
-        return (self.in_width + self.bias) * self.out_width
+        return 0 if self.is_repeated else (self.in_width + self.bias) * self.out_width
 
     @property
     def flops_per_token(self) -> float:
@@ -125,9 +127,13 @@ def _head_products(config: ModelConfig) -> tuple[Product, ...]:
     output = Product("output", "head", size, config.vocabulary, "column")
     if config.sampled_targets is not None and config.sampled_targets < config.vocabulary:
         output = output._replace(computed_width=config.sampled_targets)
-    if config.embedding_width is None:
-        return (output,)
-    return (Product("projection", "stream", config.width, size, "none"), output)
+    products = [output]
+    if config.embedding_width is not None:
+        products.insert(0, Product("projection", "stream", config.width, size, "none"))
+    if config.lookahead_weight is not None:
+        products.append(Product("ahead", "hidden", size, size, "none"))
+        products.append(output._replace(reads="ahead", is_repeated=True))
+    return tuple(products)
 
 
 def _attention(config: ModelConfig) -> tuple[Product, ...]:
@@ -171,18 +177,18 @@ def _latent(config: ModelConfig, latent: LatentAttention) -> tuple[Product, ...]
 def _mixture(config: ModelConfig, mixture: MixtureOfExperts) -> tuple[Product, ...]:
     experts = tuple(
         product._replace(experts=mixture.experts, experts_per_token=mixture.experts_per_token)
-        for product in _mlp(config, "experts", mixture.expert_width)
+        for product in _mlp(config, FIRST_EXPERT, mixture.expert_width)
     )
-    shared = _mlp(config, "shared", mixture.shared_width) if mixture.shared_width else ()
-    router = Product("router", "mlp", config.width, mixture.experts, "none")
-    gate = (router._replace(name="shared.router", out_width=1),) if mixture.shared_gate else ()
+    shared = _mlp(config, "mlp.shared", mixture.shared_width) if mixture.shared_width else ()
+    router = Product("mlp.router", "mlp", config.width, mixture.experts, "none")
+    gate = (router._replace(name="mlp.shared_router", out_width=1),) if mixture.shared_gate else ()
     return (router, *experts, *shared, *gate)
 
 
 def _mlp(config: ModelConfig, name: str, hidden: int) -> tuple[Product, ...]:
     """Experts read the tokens that were sent to them; all other MLPs read the same."""
     width, bias = config.width, config.has_mlp_bias
-    reads = "sent" if name == "experts" else "mlp"
+    reads = "sent" if name == FIRST_EXPERT else "mlp"
     up = Product(f"{name}.up", reads, width, hidden, "column", bias=bias)
     down = Product(f"{name}.down", f"{name} hidden", hidden, width, "row", bias=bias)
     return (up._replace(name=f"{name}.gate"), up, down) if config.gated else (up, down)

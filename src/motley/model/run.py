@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from motley.model.config import ModelConfig
-from motley.model.stream import PIECES, STREAM, TOKENS, reads, writes
+from motley.model.stream import PIECES, TOKENS, reads, writes
 
 
 def run_layer(
@@ -24,9 +24,11 @@ def run_layer(
     return dict(zip(writes(config, layer), outputs, strict=True))
 
 
-def hidden(config: ModelConfig, layers: Sequence[nn.Module], tokens_bs: Tensor) -> Tensor:
-    """The residual stream [b, s, w] before the head."""
+def run_blocks(
+    config: ModelConfig, layers: Sequence[nn.Module], tokens_bs: Tensor
+) -> dict[str, Tensor]:
+    """What all layers but the head write."""
     pieces = {TOKENS: tokens_bs}
     for layer, module in enumerate(layers[:-1]):
         pieces |= run_layer(module, config, layer, pieces)
-    return pieces[STREAM]
+    return pieces

@@ -22,7 +22,9 @@ FIRST_VALUES = "first_values"
 """The values of the first block's attention, as its projection makes them."""
 TABLE_VALUES = "table_values"
 """Each token's row of the value table."""
-PIECES = (STREAM, FIRST_INPUT, FIRST_VALUES, TABLE_VALUES)
+BALANCE = "balance"
+"""The auxiliary loss of the experts so far, one number per token (`motley.model.mixture`)."""
+PIECES = (STREAM, FIRST_INPUT, FIRST_VALUES, TABLE_VALUES, BALANCE)
 """In the order in which a layer takes, gives and sends them."""
 
 
@@ -32,13 +34,14 @@ def reads(config: ModelConfig, layer: int) -> tuple[str, ...]:
     if layer == 0:
         return (TOKENS,)
     if layer == config.num_layers - 1:
-        return (STREAM,)
+        return (STREAM,) if config.mixture is None else (STREAM, BALANCE)
     tables = config.tables
     wanted = {
         STREAM: True,
         FIRST_INPUT: config.input_residual and layer > 1,
         FIRST_VALUES: config.value_residual and layer > 1,
         TABLE_VALUES: tables is not None and layer - 1 in tables.value_blocks,
+        BALANCE: config.has_experts(layer),
     }
     return tuple(piece for piece in PIECES if wanted[piece])
 
@@ -53,6 +56,7 @@ def writes(config: ModelConfig, layer: int) -> tuple[str, ...]:
         FIRST_INPUT: config.input_residual and layer == 1,
         FIRST_VALUES: config.value_residual and layer == 1,
         TABLE_VALUES: has_values and layer == 0,
+        BALANCE: config.has_experts(layer) or (config.mixture is not None and layer == 0),
     }
     return tuple(piece for piece in PIECES if wanted[piece])
 
@@ -69,6 +73,7 @@ def carried(config: ModelConfig, layer: int) -> dict[str, int]:
         FIRST_INPUT: config.width,
         FIRST_VALUES: values,
         TABLE_VALUES: values,
+        BALANCE: 1,
     }
     return {piece: widths[piece] for piece in PIECES if piece in before and piece in behind}
 

@@ -20,8 +20,6 @@ def require_trainable(config: ModelConfig) -> None:
 
 
 def _not_computed(config: ModelConfig) -> Iterator[str]:
-    if config.mixture is not None:
-        yield f"a mixture of {config.mixture.experts} experts"
     if config.latent is not None:
         yield "latent attention"
     if config.positions == "alibi":

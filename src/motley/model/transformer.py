@@ -15,7 +15,8 @@ from motley.errors import CheckpointError
 from motley.model.config import ModelConfig
 from motley.model.init import initialize
 from motley.model.layers import Embedding, Head, build_layer, parameter_name
-from motley.model.run import hidden
+from motley.model.run import run_blocks
+from motley.model.stream import BALANCE, STREAM
 
 
 def build_transformer(
@@ -58,7 +59,10 @@ class Transformer(nn.Module):
 
     def hidden(self, tokens_bs: Tensor) -> Tensor:
         """The residual stream [b, s, w] before the head."""
-        return hidden(self.config, list(self.layers), tokens_bs)
+        return self._pieces(tokens_bs)[STREAM]
+
+    def _pieces(self, tokens_bs: Tensor) -> dict[str, Tensor]:
+        return run_blocks(self.config, list(self.layers), tokens_bs)
 
     def logits(self, tokens_bs: Tensor) -> Tensor:
         """The next token's scores [b, s, v] after each token."""
@@ -66,7 +70,8 @@ class Transformer(nn.Module):
 
     def loss(self, tokens_bs: Tensor, targets_bs: Tensor) -> Tensor:
         """The sum of the tokens' losses in nats; targets of -100 are left out."""
-        loss: Tensor = self.head(self.hidden(tokens_bs), targets_bs)
+        pieces = self._pieces(tokens_bs)
+        loss: Tensor = self.head(pieces[STREAM], targets_bs, pieces.get(BALANCE))
         return loss
 
     def state(self) -> dict[str, Tensor]:

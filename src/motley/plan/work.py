@@ -37,9 +37,9 @@ LOGIT_BYTES_FORWARD = 22
 LOGIT_BYTES_BACKWARD = 22
 """Per logit: the softmax's gradient in fp32, narrowed, read."""
 
-CAP_BYTES = 44
-"""Per logit that is capped, in fp32: divided, its hyperbolic tangent, the slope, scaled, and its
-gradient multiplied by the slope."""
+CAP_BYTES = 24
+"""Per logit that is capped, in fp32: its hyperbolic tangent, the slope, scaled, and its gradient
+multiplied by the slope, less the search for the largest, which is not needed."""
 
 LOGIT_BYTES_FUSED = 8
 """The same in one pass each way, as a compiled or a chunked loss does it."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from motley.chips.runtime import Runtime, Saved
 from motley.model.config import ModelConfig
 from motley.model.run import run_layer
-from motley.model.stream import STREAM, TOKENS, reads
+from motley.model.stream import BALANCE, STREAM, TOKENS, reads
 from motley.plan.cost import LayerCost
 from motley.train.message import pack, unpack
 from motley.train.parameters import StageParameters
@@ -122,7 +122,7 @@ class StageRunner:
     ) -> dict[str, Tensor]:
         module = self._parameters.modules[layer]
         if layer == self._config.num_layers - 1:
-            return {LOSS: module(inputs[STREAM], targets)}
+            return {LOSS: module(inputs[STREAM], targets, inputs.get(BALANCE))}
         return run_layer(module, self._config, layer, inputs)
 
     def backward(
@@ -179,10 +179,9 @@ class StageRunner:
 def _backward(segment: _Segment, gradients: dict[str, Tensor]) -> None:
     """Runs one layer backwards: the gradients of what it gave become those of what it took."""
     assert segment.outputs is not None
-    # The layers behind do not read all that is given: then there is no gradient.
-    given = [
-        (out, gradients.pop(name)) for name, out in segment.outputs.items() if name in gradients
-    ]
+    # The layers behind do not read all that is given, and what begins at zero has no gradient.
+    pairs = [(out, gradients.pop(name, None)) for name, out in segment.outputs.items()]
+    given = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
     torch.autograd.backward(
         [out for out, _ in given], [gradient.to(out.dtype) for out, gradient in given]
     )
