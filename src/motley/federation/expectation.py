@@ -19,6 +19,8 @@ MOST_CLOSING_SHARE = 0.8
 LEAST_CLOSING_SHARE = 0.5
 """Of the grace time: what slower parties get. The rest is for reviews and the seal, and the more
 the longer these have taken here."""
+LEAST_REST_S = 1.5
+"""What reviews and a seal are given at least, within these shares: a few looks of busy machines."""
 MARGIN = 2.5
 """The rest is so many times the longest that they took in the rounds of late."""
 REMEMBERED_ROUNDS = 8
@@ -56,7 +58,7 @@ class Expectation:
     def closing_s(self) -> float:
         """How long after the quorum slower parties are waited for."""
         grace_s = self._chain.charter.terms.round.grace_s
-        rest_s = MARGIN * max(self._settling_s, default=0.0)
+        rest_s = max(LEAST_REST_S, MARGIN * max(self._settling_s, default=0.0))
         share = 1 - rest_s / grace_s if grace_s else 0.0
         return grace_s * min(MOST_CLOSING_SHARE, max(LEAST_CLOSING_SHARE, share))
 
