@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from compute_ladder import (
     without_specs,
 )
 from compute_runs import RESULTS, Host, Prepared, Record, kept, ready, run
+from motley.ablation import written
 from motley.chips.host import num_threads
 
 PAGE = Path(__file__).with_name("compute.md")
@@ -103,23 +104,20 @@ def _groups(jobs: Sequence[Prepared]) -> list[Group]:
     return [Group(rung, share, tuple(by.values())) for (rung, share), by in runs.items()]
 
 
-def _sweep_lines(jobs: Sequence[Prepared]) -> list[dict[str, Any]]:
-    """The finished runs of the sweeps, from the best on."""
-    found = kept()
-    lines = {
-        job.key: {
-            "size": job.spec.size,
-            "corpus": job.spec.corpus,
-            "rung": job.spec.rung,
-            "tokens": found[job.key]["tokens"],
-            "bits_per_byte": found[job.key]["bits_per_byte"],
+def _sweep_lines(places: Container[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Every finished run that tuned something at these sizes and texts, from the best on."""
+    lines = [
+        {
+            "size": record["size"],
+            "corpus": record["corpus"],
+            "rung": f"{record['rung'].split(':')[0]}: {written(record['changes'])}",
+            "tokens": record["tokens"],
+            "bits_per_byte": record["bits_per_byte"],
         }
-        for job in jobs
-        if job.spec.seed == SWEEP_SEED and job.key in found
-    }
-    return sorted(
-        lines.values(), key=lambda line: (line["size"], line["corpus"], line["bits_per_byte"])
-    )
+        for record in kept().values()
+        if record["seed"] == SWEEP_SEED and (record["size"], record["corpus"]) in places
+    ]
+    return sorted(lines, key=lambda line: (line["size"], line["corpus"], line["bits_per_byte"]))
 
 
 def _with_baseline(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Spec]:
@@ -196,7 +194,7 @@ def main() -> None:
     shown = [ready(spec, dict(ladder.size), host.precision) for spec in specs]
     places = dict.fromkeys((spec.size, spec.corpus) for spec in specs)
     found = {f"{size} {text}": results(ladder, shown, size, text) for size, text in places}
-    sweep = _sweep_lines(shown)
+    sweep = _sweep_lines(places)
     if chosen.write:
         write_tables(found, sweep)
     if chosen.json:
