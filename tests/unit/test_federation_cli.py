@@ -132,6 +132,16 @@ def test_what_founding_refuses(shell: Shell) -> None:
     assert "small letters" in shell("keygen Lab", 64)
 
 
+def test_a_recipe_that_cannot_be_shared_is_refused_before_anything_is_made(shell: Shell) -> None:
+    shell("keygen lab-a")
+    recipe = Path("recipe.toml")
+    text = recipe.read_text()
+    recipe.write_text(text.replace("[schedule]", "[schedule]\ntail_average_share = 0.2"))
+    message = shell("create other --recipe recipe.toml --key lab-a.key", 18)
+    assert "tail_average_share" in message
+    assert not Path("other").exists()
+
+
 def test_a_charter_changed_by_a_byte_is_refused(shell: Shell) -> None:
     fingerprint = founded(shell)
     path = Path("store/charter.json")

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +28,7 @@ from motley.federation.objects import (
     open_signed,
     parse_canonical,
 )
+from motley.federation.tensors import pack, unpack
 
 PARTY = identity("lab-a")
 BODY = {"kind": "update", "federation": "0" * 64, "round": 3, "loss": 2.25, "chips": {"cpu": 2}}
@@ -211,3 +214,21 @@ def test_two_processes_with_one_key_and_the_first_dies(tmp_path: Path) -> None:
     other.stdout.close()
     with holding(path) as held:
         assert held.party == "lab-a"
+
+
+def test_tensors_are_what_safetensors_reads_in_any_order_of_names() -> None:
+    named = {
+        "b": torch.randn(3, 4),
+        "a": torch.arange(5, dtype=torch.int8),
+        "empty": torch.empty(0),
+        "one": torch.tensor(3.0),
+        "turned": torch.randn(4, 6).t(),
+        "\u00e9": torch.arange(7, dtype=torch.int16),
+    }
+    data = pack(named)
+    assert data == pack(dict(reversed(named.items())))
+    read = safetensors.torch.load(data)
+    assert read.keys() == named.keys() == unpack(data).keys()
+    for name, tensor in named.items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor)

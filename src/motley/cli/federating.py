@@ -15,7 +15,12 @@ from motley.errors import (
     VerificationError,
 )
 from motley.federation.amending import Action, amend
-from motley.federation.charter import FINGERPRINT_DIGITS, MemberKey, shared_recipe
+from motley.federation.charter import (
+    FINGERPRINT_DIGITS,
+    MemberKey,
+    check_shareable,
+    shared_recipe,
+)
 from motley.federation.encrypt import GroupCipher, load_group_key, save_group_key
 from motley.federation.identity import Identity, load_identity, new_identity, save_identity
 from motley.federation.ledger import STATED, LedgerLine, ledger, to_csv
@@ -53,6 +58,7 @@ def create(
 
     founder = load_identity(key_file)
     recipe = load_recipe(recipe_file)
+    check_shareable(recipe)
     terms = _terms(terms_file, recipe.schedule.steps)
     keys = _member_keys(founder, members, terms)
     store = open_store(store_url, create=True)

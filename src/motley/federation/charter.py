@@ -83,14 +83,24 @@ class SharedRecipe:
             raise ValueError("model.vocab_size: must be given")
 
 
-def shared_recipe(recipe: Recipe) -> SharedRecipe:
-    """What a recipe says that all parties must train alike. `TermsError` if it grows from a run,
-    which the other parties do not have."""
+def check_shareable(recipe: Recipe) -> None:
+    """`TermsError` for what a recipe asks that a federation cannot do."""
     if recipe.growth is not None:
         raise TermsError(
             "a federation cannot begin from [growth]: the run lies with one party alone.",
             remedy="Leave [growth] out of the recipe.",
         )
+    if recipe.schedule.tail_average_share:
+        raise TermsError(
+            "schedule.tail_average_share: the mean over a party's own last steps is not the model "
+            "that all have agreed on.",
+            remedy="Leave it out of the recipe: the outer step averages already.",
+        )
+
+
+def shared_recipe(recipe: Recipe) -> SharedRecipe:
+    """What a recipe says that all parties must train alike; `TermsError` as `check_shareable`."""
+    check_shareable(recipe)
     return SharedRecipe(
         model=recipe.model,
         sequence_length=recipe.batch.sequence_length,

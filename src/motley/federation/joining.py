@@ -22,7 +22,7 @@ from motley.errors import (
     TokenizerError,
 )
 from motley.federation.bulk import read_bulk
-from motley.federation.charter import Charter, SharedRecipe
+from motley.federation.charter import Charter, SharedRecipe, shared_recipe
 from motley.federation.encrypt import load_group_key
 from motley.federation.identity import holding
 from motley.federation.party_folder import PartyConfig, is_party, read_party, write_party
@@ -76,12 +76,8 @@ def check_recipe(recipe: Recipe, charter: Charter) -> Recipe:
     """The party's recipe with what all parties share; `RecipeError` where it says otherwise."""
     theirs = charter.recipe
     vocabulary = recipe.model.vocab_size or theirs.model.vocab_size
-    ours = SharedRecipe(
-        model=dataclasses.replace(recipe.model, vocab_size=vocabulary),
-        sequence_length=recipe.batch.sequence_length,
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-    )
+    model = dataclasses.replace(recipe.model, vocab_size=vocabulary)
+    ours = shared_recipe(dataclasses.replace(recipe, model=model))
     for field in dataclasses.fields(SharedRecipe):
         mine, shared = getattr(ours, field.name), getattr(theirs, field.name)
         if mine != shared:

@@ -6,19 +6,50 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from motley.errors import PayloadError
 
+DTYPES = {
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+"""The types of states and payloads, as safetensors calls them."""
+HEAD_ALIGNMENT = 8
+
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    """The same bytes for the same tensors, in any order of names."""
-    ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
-    data: bytes = safetensors.torch.save(ordered)
-    return data
+    """The same bytes for the same tensors, in any order of names.
+
+    Written here and not by the safetensors package, which copies three times and holds the
+    interpreter's lock meanwhile, so that a training in another thread would stand still; `join`
+    copies large buffers once and without the lock.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    table: dict[str, Any] = {}
+    buffers = []
+    place = 0
+    for name in names:
+        tensor = tensors[name].detach().contiguous()
+        stop = place + tensor.numel() * tensor.element_size()
+        table[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [place, stop],
+        }
+        buffers.append(tensor.view(-1).view(torch.uint8).numpy().data)
+        place = stop
+    head = json.dumps(table, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % HEAD_ALIGNMENT)
+    return b"".join([len(head).to_bytes(8, "little"), head, *buffers])
 
 
 def unpack(data: bytes) -> dict[str, Tensor]:
