@@ -57,7 +57,7 @@ class Groups:
     edges: dict[tuple[int, int], tuple[dist.ProcessGroup, bool]]
     """(sender, receiver) to the group and whether device tensors go through it."""
     embeddings: tuple[dist.ProcessGroup, bool] | None
-    """The same of all ranks that hold the embedding, if there are several."""
+    """The same of all ranks that hold memory tables, if there are several."""
 
     def by_ranks(
         self, buckets: tuple[Bucket, ...]
@@ -78,7 +78,9 @@ def shared_library(chips: list[Chip]) -> str | None:
     return backend
 
 
-def make_groups(plan: Plan, cluster: Cluster, buckets: tuple[Bucket, ...]) -> Groups:
+def make_groups(
+    plan: Plan, cluster: Cluster, buckets: tuple[Bucket, ...], *, has_tables: bool = False
+) -> Groups:
     """All process groups of a plan. Every rank must call this at the same point."""
     placements = list(plan.placements())
     chips = [cluster.chip(place.stage.chip) for place in placements]
@@ -97,7 +99,7 @@ def make_groups(plan: Plan, cluster: Cluster, buckets: tuple[Bucket, ...]) -> Gr
         group_of(bucket.ranks) if len(bucket.ranks) > 1 else (None, False) for bucket in buckets
     ]
     first_ranks = _embedding_ranks(plan)
-    embeddings = group_of(first_ranks) if len(first_ranks) > 1 else None
+    embeddings = group_of(first_ranks) if has_tables and len(first_ranks) > 1 else None
     edges = {}
     for place in placements:
         if not place.is_last:
@@ -131,7 +133,7 @@ def build_engine(recipe: Recipe, cluster: Cluster, plan: Plan, rank: int) -> tup
     config, stage = recipe.model, placement.stage
     recompute = stage.recompute == "full"
     buckets = gradient_buckets(plan, config)
-    groups = make_groups(plan, cluster, buckets)
+    groups = make_groups(plan, cluster, buckets, has_tables=config.tables is not None)
     runtime = open_chip(cluster.chip(stage.chip))
     parameters = build_parameters(config, stage.layers, runtime, recipe.seed)
     if groups.embeddings is not None and placement.is_first:
