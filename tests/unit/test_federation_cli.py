@@ -214,7 +214,7 @@ def test_the_defaults_are_terms() -> None:
 def test_usual_terms_give_rounds_enough(steps: int, local_steps: int, codec: str) -> None:
     chosen, reason = usual_terms(steps)
     assert (chosen.round.local_steps, chosen.codec.kind) == (local_steps, codec)
-    assert f"Rounds of {local_steps} steps" in reason
+    assert f"rounds of {local_steps} local steps" in reason
     assert codec in reason
     assert doubts(chosen, steps) is None
 

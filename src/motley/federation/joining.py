@@ -25,6 +25,7 @@ from motley.federation.bulk import read_bulk
 from motley.federation.charter import Charter, SharedRecipe, shared_recipe
 from motley.federation.encrypt import load_group_key
 from motley.federation.identity import holding
+from motley.federation.objects import digest_of
 from motley.federation.party_folder import PartyConfig, is_party, read_party, write_party
 from motley.federation.rounds import Member
 from motley.recipe import Recipe
@@ -66,10 +67,18 @@ def join(
         _check_tokenizer(recipe, charter)
         tokenizer = _fetch_tokenizer(member, path)
         data = dataclasses.replace(shared.data, tokenizer=str(tokenizer))
-        shared = dataclasses.replace(shared, data=data)
+        seed = own_seed(recipe.seed, member.party)
+        report(f"Seed {seed}: {recipe.seed} mixed with the party's name, for samples of its own.")
+        shared = dataclasses.replace(shared, data=data, seed=seed)
         folder, _ = new_run(shared, cluster, None, path, report)
     write_party(path, config)
     return folder
+
+
+def own_seed(seed: int, party: str) -> int:
+    """The seed of a party's training. Parties with one recipe and one text would else train on the
+    same samples in the same order, and send the same update."""
+    return int(digest_of(f"{seed} {party}".encode())[:8], 16)
 
 
 def check_recipe(recipe: Recipe, charter: Charter) -> Recipe:

@@ -170,7 +170,7 @@ def usual_terms(steps: int) -> tuple[Terms, str]:
         round=RoundTerms(local_steps=local_steps, delay_steps=local_steps // 10),
         codec=CodecConfig(kind="topk" if is_sparse else "int8"),
     )
-    reason = f"Rounds of {local_steps} steps: the schedule has {rounds} of them. Codec "
+    reason = f"{rounds} rounds of {local_steps} local steps each. Codec "
     if is_sparse:
         return terms, f"{reason}topk: it sends each value about {rounds // 64} times."
     return (
