@@ -37,7 +37,8 @@ def fixed_order_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
         if count % 2:
             values[0] += values[count - 1]
         count = half
-    return values[0].copy()
+    sums: NDArray[np.float64] = values[0].copy()
+    return sums
 
 
 def sum_of_products(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
