@@ -62,7 +62,7 @@ class Mixture(nn.Module):
         chosen_m = chosen_bsk.flatten()
         order_m = chosen_m.argsort(stable=True)
         sizes = torch.bincount(chosen_m, minlength=len(self.experts)).tolist()
-        sent = _send(x_nw, order_m, self.chosen).split(sizes)
+        sent = torch.split(_send(x_nw, order_m, self.chosen), sizes)
         results = [expert(part) for expert, part in zip(self.experts, sent, strict=True)]
         return _combine(torch.cat(results), weights_nk, order_m)
 
@@ -118,9 +118,10 @@ class _Balance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores_bse: Tensor, chosen_bsk: Tensor, weight: float) -> Tensor:
         ctx.save_for_backward(chosen_bsk)
-        ctx.weight, ctx.experts = weight, scores_bse.shape[2]
-        shares_be = _shares(chosen_bsk, ctx.experts)
-        loss_b = weight * ctx.experts * (shares_be * scores_bse.mean(1)).sum(1)
+        experts = scores_bse.shape[2]
+        ctx.weight, ctx.experts = weight, experts
+        shares_be = _shares(chosen_bsk, experts)
+        loss_b = weight * experts * (shares_be * scores_bse.mean(1)).sum(1)
         return loss_b[:, None, None].expand(*scores_bse.shape[:2], 1)
 
     @staticmethod

@@ -30,7 +30,8 @@ def unpack(config: ModelConfig, layer: int, message: Tensor) -> dict[str, Tensor
     if len(widths) == 1:
         return dict.fromkeys(widths, message)
     batch, length, _ = message.shape
-    flat = message.reshape(-1).split([batch * length * width for width in widths.values()])
+    sizes = [batch * length * width for width in widths.values()]
+    flat = torch.split(message.reshape(-1), sizes)
     return {
         name: piece.view(batch, length, width)
         for (name, width), piece in zip(widths.items(), flat, strict=True)
