@@ -173,7 +173,12 @@ def _run(federation: FederationSpec, party: PartySpec, faults: Faults) -> None:
         clock=lambda: true_clock() + faults.skew_s,
         report=lambda text: log.write("message", text=text),
     )
-    correspondence = Correspondence(member, chips={"emulated": 1}, record=log.write)
+    correspondence = Correspondence(
+        member,
+        chips={"emulated": 1},
+        record=log.write,
+        residuals=party.folder / "residuals",
+    )
     charter, _ = find_charter(store, federation.federation)
     course = PartyCourse(charter, WholeModel(engine), correspondence)
     samples = SampleSource(
