@@ -34,7 +34,7 @@ class MemoryTables:
     value_blocks: tuple[int, ...] = ()
     """Blocks, from 0, that add each token's row of the value table to the values of its attention;
     the row has the width of all value heads."""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.005
     """Peak root mean square of what an update adds to a row that it changes for the first time."""
 
     def __post_init__(self) -> None:
