@@ -131,6 +131,18 @@ def test_an_update_of_a_round_before_is_a_copy() -> None:
     assert review([*now, earlier[1]], codec, earlier=earlier).reasons == ["", "", "", "copied"]
 
 
+def test_an_update_close_to_a_partys_own_last_one_is_no_copy() -> None:
+    """Momentum carries over from round to round when few steps lie between."""
+    alike = np.full((5, 5), 0.5)
+    np.fill_diagonal(alike, 1.0)
+    alike[0, 3] = alike[3, 0] = alike[1, 4] = alike[4, 1] = 0.95
+    assert find_copies(alike, num_earlier=2) == {}
+    alike[3, 4] = alike[4, 3] = 0.95
+    assert find_copies(alike, num_earlier=2) == {4: 3}
+    alike[0, 2] = alike[2, 0] = 0.9999
+    assert find_copies(alike, num_earlier=2) == {2: 0, 4: 3}
+
+
 def test_krum_leaves_out_the_one_that_stands_apart() -> None:
     codec, deltas = codec_of("int8"), honest(5)
     deltas[2] = draw(SHAPES, 77, 3e-3)

@@ -104,17 +104,25 @@ def krum_scores(norms: Sequence[float], alike: Cosines, num_attackers: int) -> l
 
 def find_copies(alike: Cosines, num_earlier: int = 0) -> dict[int, int]:
     """Copy to original, as rows of `alike`: the first `num_earlier` are of rounds before, the rest
-    in the order in which they were seen. Only the later of two is a copy."""
+    in the order in which they were seen. Only the later of two is a copy.
+
+    Among those of one round a pair that is far closer than the others is one. With rounds before
+    only what is sure counts: a party's own update is naturally close to its last one, the closer
+    the fewer steps lie between.
+    """
     count = len(alike)
-    pairs = [1 - float(alike[a, b]) for a in range(num_earlier, count) for b in range(a)]
-    limit = 1 - SURELY_COPIED
+    fresh = range(num_earlier, count)
+    surely = 1 - SURELY_COPIED
+    pairs = [1 - float(alike[a, b]) for a in fresh for b in fresh if b < a]
+    limit = surely
     if len(pairs) >= _MIN_PAIRS:
         limit = max(limit, COPIED_SHARE * statistics.median_low(pairs))
     found: dict[int, int] = {}
-    for a in range(num_earlier, count):
-        nearest = max(range(a), key=lambda b: float(alike[a, b]), default=None)
-        if nearest is not None and 1 - float(alike[a, nearest]) < limit:
-            found[a] = nearest
+    for a in fresh:
+        near = {b: 1 - float(alike[a, b]) for b in range(a)}
+        copied = [b for b, apart in near.items() if apart < (surely if b < num_earlier else limit)]
+        if copied:
+            found[a] = min(copied, key=lambda b: near[b])
     return found
 
 
