@@ -177,6 +177,7 @@ class Federation:
         self.job, self.rounds, self.num_parties = job, rounds, num_parties
         self.parties = [Party(job, index, num_parties) for index in range(num_parties)]
         self.codec = build_codec(rounds.codec)
+        self._keeps = rounds.codec.feedback == "kept"
         self.reference = job.model()
         self.shared = self.reference.state()
         self.momentum = {name: torch.zeros_like(tensor) for name, tensor in self.shared.items()}
@@ -214,7 +215,8 @@ class Federation:
         for party in self.parties:
             party.published = {**party.published, **party.trainer.copy(names)}
             delta = {name: party.published[name] - self.shared[name] for name in names}
-            payload, residual = self.codec.encode(delta, party.residual)
+            before = None if self._keeps else party.residual
+            payload, residual = self.codec.encode(delta, before)
             party.residual.update(residual)
             payloads.append(payload)
         accepted = accept(self, number, payloads) if accept else [(1, each) for each in payloads]
@@ -233,8 +235,12 @@ class Federation:
 
     def _take_in(self, names: Sequence[str]) -> None:
         merged = {name: self.shared[name] for name in names}
+        decay = self.codec.feedback_decay
         for party in self.parties:
-            mix_in(party.trainer.model.state(), party.published, merged, self.rounds.mixing)
+            own = party.published
+            if self._keeps:
+                own = {name: own[name] - party.residual[name] * decay for name in names}
+            mix_in(party.trainer.model.state(), own, merged, self.rounds.mixing)
 
     @property
     def moved_bytes(self) -> int:

@@ -1,7 +1,7 @@
 """Bytes against loss: local steps x codec, beside data-parallel training and plain DiLoCo.
 
     python benchmarks/federation_frontier.py --size S --json
-    python benchmarks/federation_frontier.py --size XS --steps 300 --only "topk 1/32, H 12"
+    python benchmarks/federation_frontier.py --size XS --steps 300 --only "DiLoCo fp32, H 100"
 
 Four parties in one process train the same tokens with the product's model, AdamW, codecs and merge
 (see `federated_training.py`). `bytes_ratio` is what a ring all-reduce of fp32 gradients moves at a
@@ -24,16 +24,19 @@ import torch
 
 from common import origin
 from federated_training import Federation, Job, Rounds, build_recipe, data_parallel, ring_bytes
-from motley.federation.codec import CodecConfig
+from motley.federation.codec import CodecConfig, build_codec
 from motley.federation.terms import OuterConfig
 
 RESULTS = Path(__file__).parent / "results" / "federation_frontier.json"
 NUM_PARTIES = 4
 RATES = {"XS": 1e-2, "S": 7e-3, "M": 5e-3}
 """AdamW's; for all contestants of a size."""
-STEPS = {"XS": 1000, "S": 1000, "M": 1000}
+STEPS = {"XS": 4000, "S": 4000, "M": 3000}
+"""Of 2,048 tokens. A thousand times fewer bytes leave 24 bits per parameter and 1,000 steps to all
+rounds together, so that short trainings cannot be carried at all."""
 DATA_PARALLEL = "data parallel"
 PLAIN_DILOCO = "DiLoCo fp32, H 100"
+WANTED_RATIO = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,32 +52,50 @@ def nesterov(name: str, local_steps: int, codec: CodecConfig, **rounds: Any) -> 
     )
 
 
-def sparse(share: int, local_steps: int, decay: float = 1.0, **rounds: Any) -> Contestant:
+def sparse(share: int, local_steps: int, **codec: Any) -> Contestant:
     """The largest `share` of 128."""
-    extra = "".join(f", {key.replace('_', ' ')} {value}" for key, value in rounds.items())
-    name = f"topk {share}/128, H {local_steps}" + (f", decay {decay}" if decay < 1 else "") + extra
-    codec = CodecConfig(kind="topk", density=share / 128, feedback_decay=decay)
+    extra = "".join(f", {value}" for value in codec.values())
+    config = CodecConfig(kind="topk", density=share / 128, **codec)
     outer = OuterConfig(kind="average", learning_rate=1.0)
     return Contestant(
-        name=name, rounds=Rounds(local_steps=local_steps, codec=codec, outer=outer, **rounds)
+        name=f"topk {share}/128, H {local_steps}{extra}",
+        rounds=Rounds(local_steps=local_steps, codec=config, outer=outer),
     )
 
 
-def contestants() -> list[Contestant]:
-    """About 1,000 times fewer bytes in several ways, and what lies on either side."""
+def steps_for(job: Job, config: CodecConfig, ratio: float = WANTED_RATIO) -> int:
+    """The fewest local steps with which a party moves so many times fewer bytes than a ring
+    all-reduce does at every step. Payloads are counted with the padding of small tensors."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in job.model().state().items()}
+    a_round = NUM_PARTIES * build_codec(config).payload_bytes(shapes)
+    steps = job.recipe.schedule.steps
+    fewest = range(1, steps + 1)
+    return next(
+        (h for h in fewest if ring_bytes(job, NUM_PARTIES) / (a_round * -(-steps // h)) >= ratio),
+        steps,
+    )
+
+
+def contestants(job: Job) -> list[Contestant]:
+    """1,000 times fewer bytes in several ways, and what lies on either side."""
+
+    def topk(share: int, **codec: Any) -> Contestant:
+        config = CodecConfig(kind="topk", density=share / 128, **codec)
+        return sparse(share, steps_for(job, config), **codec)
+
+    int4 = CodecConfig(kind="int4")
     return [
         nesterov(PLAIN_DILOCO, 100, CodecConfig(kind="fp32")),
-        sparse(2, 7),
-        sparse(4, 12),
-        sparse(8, 20),
-        sparse(4, 12, 0.95),
-        sparse(4, 4),
-        sparse(4, 30),
-        sparse(2, 30),
+        topk(2, feedback="kept"),
+        topk(4, feedback="kept"),
+        topk(2, feedback_decay=0.95),
+        topk(4, feedback_decay=0.95),
+        topk(8, feedback="kept"),
+        nesterov(f"int4, H {steps_for(job, int4)}", steps_for(job, int4), int4),
+        sparse(4, 30, feedback="kept"),
+        sparse(2, 30, feedback="kept"),
+        sparse(8, 8, feedback="kept"),
         nesterov("int8, H 30", 30, CodecConfig(kind="int8")),
-        nesterov("int4, H 30", 30, CodecConfig(kind="int4")),
-        nesterov("int4, H 168", 168, CodecConfig(kind="int4")),
-        sparse(4, 12, fragments=4, delay_steps=2),
     ]
 
 
@@ -93,27 +114,40 @@ def measure(job: Job, contestant: Contestant) -> dict[str, Any]:
 
 
 def kept() -> dict[str, Any]:
-    """What earlier calls have measured."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    """What earlier calls have measured, by job."""
+    if not RESULTS.exists():
+        return {}
+    jobs: dict[str, Any] = json.loads(RESULTS.read_text())["jobs"]
+    return jobs
 
 
 def fill(job: Job, key: str, chosen: list[Contestant]) -> None:
     """Measures what is missing of one job, row by row."""
     for contestant in [None, *chosen]:
         name = contestant.name if contestant else DATA_PARALLEL
-        table = kept()
-        rows = table.setdefault(key, {"num_parameters": job.num_parameters, "rows": {}})["rows"]
-        if name in rows:
+        if name in kept().get(key, {}).get("rows", {}):
             continue
         began = time.process_time()
         row = measure(job, contestant) if contestant else {"bits_per_byte": data_parallel(job)}
         row["cpu_s"] = round(time.process_time() - began, 1)
         row["origin"] = origin()
-        table = kept()
-        table.setdefault(key, {"num_parameters": job.num_parameters, "rows": {}})["rows"][name] = (
-            row
-        )
-        RESULTS.write_text(json.dumps(table, indent=1) + "\n")
+        jobs = kept()
+        jobs.setdefault(key, {"num_parameters": job.num_parameters, "rows": {}})["rows"][name] = row
+        RESULTS.write_text(json.dumps({**summary(jobs), "jobs": jobs}, indent=1) + "\n")
+
+
+def summary(jobs: dict[str, Any]) -> dict[str, Any]:
+    """The best contestant of the largest model that moves a thousand times fewer bytes."""
+    found: dict[str, Any] = {"bytes_ratio": None, "loss_penalty": None}
+    for key, job in sorted(jobs.items(), key=lambda item: item[1]["num_parameters"]):
+        if DATA_PARALLEL not in job["rows"]:
+            continue
+        rows = with_penalties(job["rows"])
+        name = best(rows)
+        if name is not None:
+            figures = {each: rows[name][each] for each in found if each in rows[name]}
+            found = {**figures, "job": key, "contestant": name}
+    return found
 
 
 def with_penalties(rows: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +158,7 @@ def with_penalties(rows: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def best(rows: dict[str, Any], at_least: float = 1000.0) -> str | None:
+def best(rows: dict[str, Any], at_least: float = WANTED_RATIO) -> str | None:
     """The contestant with the lowest loss among those that move so many times fewer bytes."""
     there = [name for name, row in rows.items() if row.get("bytes_ratio", 0.0) >= at_least]
     return min(there, key=lambda name: rows[name]["bits_per_byte"], default=None)
@@ -145,7 +179,7 @@ def main() -> None:
     rate = chosen.rate or RATES[chosen.size]
     job = Job(build_recipe(chosen.size, steps=steps, rate=rate, seed=chosen.seed), lambda _: None)
     key = f"{chosen.size}, {steps} steps, rate {rate:g}, seed {chosen.seed}"
-    pool = [each for each in contestants() if chosen.only is None or each.name in chosen.only]
+    pool = [each for each in contestants(job) if chosen.only is None or each.name in chosen.only]
     fill(job, key, pool)
     rows = with_penalties(kept()[key]["rows"])
     if chosen.json:

@@ -167,3 +167,34 @@ def test_a_damaged_or_full_disk_costs_the_fed_back_error_alone(tmp_path: Path) -
         path.write_bytes(path.read_bytes()[:40])
     lines["a"] = line(made, "a", residuals=tmp_path / "a")
     run_round(lines, made.clock, 1)
+
+
+def kept_terms(decay: float) -> Terms:
+    codec = CodecConfig(kind="topk", density=1 / 64, feedback="kept", feedback_decay=decay)
+    return Terms(name="test", round=terms().round, codec=codec)
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_what_an_update_leaves_out_stays_in_the_partys_own_parameters(
+    tmp_path: Path, decay: float
+) -> None:
+    """Over a restart too: what is left out is neither lost nor trained again."""
+    made = federation("a", "b", chosen=kept_terms(decay))
+    lines = {name: line(made, name, residuals=tmp_path / name) for name in ("a", "b")}
+    base = {name: value.clone() for name, value in lines["a"].state.parameters.items()}
+    local = trained(0, 0).local
+    run_round(lines, made.clock, 0)
+    news = lines["a"].news()
+    assert news is not None
+    assert news.keep == 0.0  # together with what came when it was opened
+    state = lines["a"].state
+    delta = {name: local[name] - base[name] for name in base}
+    _, left_out = state.codec.encode(delta, None)
+    again = line(made, "a", residuals=tmp_path / "a").news()
+    assert again is not None
+    for name, shared in state.parameters.items():
+        own = shared + decay * left_out[name]
+        assert left_out[name].abs().max() > 0.01
+        assert torch.allclose(again.change[name], own, atol=1e-6)
+        began = news.change[name] - base[name]  # the news add up to what they do to the base
+        assert torch.allclose(local[name] + began, own, atol=1e-6)

@@ -159,7 +159,7 @@ class Correspondence:
         self._member.look()
         self._last = self._member.chain.sealed[-1] if self._member.chain.sealed else None
         self._outgoing.open()
-        whole = {name: value.clone() for name, value in self._state.parameters.items()}
+        whole = self._outgoing.start(self._state)
         self._open_round = self._round
         self._tell(News(round=self._round, keep=0.0, change=whole))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,8 @@ class Outgoing:
         privacy = self._terms.privacy
         if privacy is not None:
             delta = privatize(delta, privacy)
-        payload, residual = state.codec.encode(delta, self._residual)
+        is_kept = self._terms.codec.feedback == "kept"
+        payload, residual = state.codec.encode(delta, None if is_kept else self._residual)
         work = Work(
             tokens=trained.tokens,
             steps=trained.steps,
@@ -126,8 +127,28 @@ class Outgoing:
         return published
 
     def local_of(self, round_: int, state: GlobalState) -> Mapping[str, Tensor]:
-        """The party's parameters when it published for a round; if it did not, the state's own."""
+        """What the shared state takes the place of: the party's parameters when it published for a
+        round, without what it keeps of them; if it did not publish, the state's own."""
         local = self._local.pop(round_, None)
-        if local is not None:
-            return local
-        return {name: state.parameters[name].clone() for name in state.names(round_)}
+        if local is None:
+            return {name: state.parameters[name].clone() for name in state.names(round_)}
+        kept = self._kept_of(local)
+        return {name: value - kept[name] for name, value in local.items()} if kept else local
+
+    def start(self, state: GlobalState) -> dict[str, Tensor]:
+        """The parameters with which the party begins to train from a state."""
+        whole = {name: value.clone() for name, value in state.parameters.items()}
+        for name, value in self._kept_of(whole).items():
+            whole[name] += value
+        return whole
+
+    def _kept_of(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """What an update has left out and the party keeps in its own parameters."""
+        codec = self._terms.codec
+        if codec.feedback != "kept":
+            return {}
+        return {
+            name: self._residual[name] * codec.feedback_decay
+            for name in names
+            if name in self._residual
+        }

@@ -19,8 +19,13 @@ class CodecConfig:
     for every 256; "topk" keeps the largest of every 4,096 with two bits each."""
     density: float = 1 / 64
     """Share of the values that "topk" keeps."""
+    feedback: Literal["added", "kept"] = "added"
+    """What becomes of what an update leaves out. "added": the party takes the shared state as it
+    is, and adds the rest to its next update (error feedback). "kept": the rest stays in the party's
+    own parameters, so that its further steps start from it and do not do the same work again (error
+    reset: Xie et al., arXiv 2007.13221)."""
     feedback_decay: float = 1.0
-    """What stays from round to round of the error that is fed back; 1 loses nothing."""
+    """What stays from round to round of it; 1 loses nothing."""
 
     def __post_init__(self) -> None:
         require_positive(self, "density")
