@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,7 +18,13 @@ from federation_cases import (
     identity,
     terms,
 )
-from motley.errors import IdentityError, PayloadError, StateDivergedError, VoidObjectError
+from motley.errors import (
+    IdentityError,
+    PayloadError,
+    StateDivergedError,
+    StoreUnreachableError,
+    VoidObjectError,
+)
 from motley.federation.amending import amend
 from motley.federation.chain import compose
 from motley.federation.encrypt import GroupCipher
@@ -296,8 +303,22 @@ def test_two_parties_cannot_outvote_each_other() -> None:
     assert standing(made, "a") == (True, 0)
 
 
+class WithoutSeals(Forwarding):
+    """A store that takes no seal as long as it may not."""
+
+    may_seal = False
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        if key.startswith("seals/") and not self.may_seal:
+            raise StoreUnreachableError("no seals now.")
+        return super().put_new(key, data)
+
+
 def sealable(made: Federation) -> tuple[Party, dict[str, Any]]:
     """A party that could seal now, and the body of the seal."""
+    store = WithoutSeals(made.store)
+    for name in list(made.parties):
+        made.parties[name] = Party(store, made.identities[name], made.clock)
     for party in made.parties.values():
         party.publish()
     first = made.parties["a"]
@@ -309,8 +330,10 @@ def sealable(made: Federation) -> tuple[Party, dict[str, Any]]:
                 manifests = {m.digest: m.signed for m in look.updates.values()}
                 reviews = list(look.reviews.values())[:needed]
                 chain = party.member.chain
+                store.may_seal = True
                 return first, compose(chain, "a", look.pending, reviews, manifests).body
-            party.advance()
+            with suppress(StoreUnreachableError):
+                party.advance()
         made.clock.wait(1)
 
 
