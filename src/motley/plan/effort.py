@@ -12,6 +12,9 @@ EXHAUSTIVE = 6000
 FEW_LAYERS = 16
 """Up to which that is done."""
 
+FEW_CHIPS = 8
+"""Up to which that is done, in the whole cluster."""
+
 SOME = 700
 """Sets of units times types of blocks, up to which more is looked at than the very best."""
 
@@ -41,14 +44,18 @@ class Effort(NamedTuple):
     """By how much an estimate may be too long: short pipelines fill while they wait."""
 
 
-def effort_for(num_layers: int, totals: Sequence[int], num_layouts: Sequence[int]) -> Effort:
+def effort_for(
+    num_layers: int, totals: Sequence[int], num_layouts: Sequence[int], num_chips: int
+) -> Effort:
     """Small searches are exhaustive; large ones keep the best of each part.
 
-    `totals` are the units of each class, `num_layouts` the layouts of each type of block.
+    `totals` are the units of each class, `num_layouts` the layouts of each type of block,
+    `num_chips` those of the cluster.
     """
     num_sets, num_types = math.prod(total + 1 for total in totals), len(num_layouts)
     states = (num_layers + 1) * num_sets * sum(num_layouts)
-    if num_layers <= FEW_LAYERS and states <= EXHAUSTIVE:
+    is_small = num_layers <= FEW_LAYERS and num_chips <= FEW_CHIPS
+    if is_small and states <= EXHAUSTIVE:
         return Effort(True, num_layers + 1, 6, 99, 32, 300, 80, 1500, 1.4)
     if num_sets * num_types <= SOME:
         return Effort(False, MOST_CUTS, 1, 2, 4, 12, 3, 60, 1.15)

@@ -57,7 +57,12 @@ class SplitSearch:
         self.layouts = [
             layouts(block, evaluator.config, evaluator.space) for block in classes.blocks
         ]
-        self.effort = effort_for(evaluator.num_layers, classes.totals, [*map(len, self.layouts)])
+        self.effort = effort_for(
+            evaluator.num_layers,
+            classes.totals,
+            [*map(len, self.layouts)],
+            len(classes.cluster.chips),
+        )
         self.flops = sum(evaluator.sample_flops()) * self.batch
         speed = sum(total * _unit_speed(classes, unit) for unit, total in enumerate(classes.totals))
         self.ideal_s = self.flops / speed
