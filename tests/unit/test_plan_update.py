@@ -59,9 +59,15 @@ def test_parts_add_up_to_the_whole() -> None:
     assert flops == pytest.approx(optimizer_flops(job))
 
 
+def test_a_step_takes_memory_for_the_matrices_of_its_own_layers() -> None:
+    job, last = recipe(kind="muon"), CONFIG.num_layers
+    assert step_bytes(job, last - 1, last) == 0
+    assert 0 < step_bytes(job, 1, 2) < step_bytes(job, *WHOLE)
+
+
 def test_adamw_and_the_mean_of_the_last_weights() -> None:
     assert moment_bytes(recipe(), *WHOLE) == MOMENT_BYTES
-    assert step_bytes(recipe()) == 0
+    assert step_bytes(recipe(), *WHOLE) == 0
     averaged = dataclasses.replace(recipe(), schedule=ScheduleConfig(tail_average_share=0.1))
     assert moment_bytes(averaged, *WHOLE) == MOMENT_BYTES + 4
 

@@ -105,7 +105,9 @@ def stage_memory(
     activations = num_in_flight * samples * sums.kept_bytes
     moment = max(each.of(samples) for each in sums.transients)
     end = last_exchange(config, sequence_length, precision, layers, layout, stack)
-    taken = step_bytes(sums.held, layout, stack) + (update.step_bytes(recipe) if recipe else 0.0)
+    taken = step_bytes(sums.held, layout, stack)
+    if recipe:
+        taken += update.step_bytes(recipe, first, last)
     after = max(taken, end.of(samples))
     moments = update.moment_bytes(recipe, first, last) if recipe else update.MOMENT_BYTES
     state = state_bytes(sums.held, precision, layout, moments)

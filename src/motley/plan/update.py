@@ -59,12 +59,17 @@ def _moment_bytes(model: ModelConfig, config: OptimizerConfig, first: int, last:
     return total / held
 
 
-def step_bytes(recipe: Recipe) -> float:
-    """What the update takes for the time of its step, besides what it keeps."""
-    config = recipe.optimizer
+def step_bytes(recipe: Recipe, first: int, last: int) -> float:
+    """What the update of the layers [first, last) takes for the time of its step, besides what it
+    keeps."""
+    return _step_bytes(recipe.model, recipe.optimizer, first, last)
+
+
+@lru_cache(maxsize=65536)
+def _step_bytes(model: ModelConfig, config: OptimizerConfig, first: int, last: int) -> float:
     taken = PIECE_BYTES if config.state_bits == 8 else 0.0
-    if config.orthogonalises:
-        sizes = [matrix.size for matrix in orthogonal_matrices(recipe.model)]
+    sizes = [matrix.size for matrix in _between(model, first, last)]
+    if config.orthogonalises and sizes:
         stack = max(min(sum(sizes), STACK_ELEMENTS), max(sizes))
         taken = max(taken, STACK_BYTES_PER_ELEMENT * stack)
     return taken
