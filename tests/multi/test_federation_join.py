@@ -95,7 +95,7 @@ def test_a_killed_party_comes_back_and_counts_again(
     small: tuple[Recipe, PreparedData], tmp_path: Path
 ) -> None:
     recipe, data = shared(small[0], 12), small[1]
-    chosen = terms(quorum=1, reviews=1, grace_s=2.0)
+    chosen = terms(quorum=2, reviews=1, grace_s=2.0)
     configs = federation(tmp_path, recipe, data, chosen, ("lab-a", "lab-bee"))
     folders = {name: party(tmp_path, name, config, recipe, 1) for name, config in configs.items()}
     running = {name: start(folder, WORKER) for name, folder in folders.items()}
