@@ -34,7 +34,7 @@ from motley.errors import MotleyError
 from motley.events import EventLog
 from motley.model.counts import model_counts
 from motley.optim.flops import optimizer_flops, training_flops
-from motley.plan.search import search
+from motley.plan.search.search import search
 from motley.recipe import CheckpointConfig, DataConfig, Recipe, ValidationConfig, parse_recipe
 from motley.train.folder import RunFolder
 from motley.train.prepare import cache_folder

@@ -28,7 +28,7 @@ from motley.federation.simulate import found_simulated, simulated_text
 from motley.federation.store import open_store
 from motley.federation.terms import OuterConfig, RoundTerms, Terms
 from motley.model.counts import model_counts
-from motley.plan.search import search
+from motley.plan.search.search import search
 from motley.recipe import Recipe, parse_recipe
 from motley.train.launch import start
 

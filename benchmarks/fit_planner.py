@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from motley.chips.constants import Constants
-from motley.plan.published import PublishedRow, PublishedTable
+from motley.plan.published.rows import PublishedRow, PublishedTable
 from planner_table import load, repository_of, scored, source_of
 
 ROOT = Path(__file__).resolve().parents[1]

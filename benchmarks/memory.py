@@ -26,11 +26,11 @@ from typing import Any
 
 from motley.cluster import Cluster
 from motley.model.counts import model_counts
-from motley.plan.build import build_plan
-from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.layout import Layout, Recompute
-from motley.plan.memory import StageMemory, stage_memory
+from motley.plan.memory.stage import StageMemory, stage_memory
 from motley.plan.plan import Plan
+from motley.plan.search.build import build_plan
+from motley.plan.search.choices import ReplicaChoice, StageChoice
 from motley.recipe import Recipe, parse_recipe
 from motley.units import Precision, si, size
 

@@ -33,10 +33,10 @@ from common import (
 from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.data import PreparedData
-from motley.plan.build import even_pipeline
 from motley.plan.layout import Layout
-from motley.plan.memory import stage_memory
-from motley.plan.search import search
+from motley.plan.memory.stage import stage_memory
+from motley.plan.search.build import even_pipeline
+from motley.plan.search.search import search
 from motley.recipe import Recipe, parse_recipe
 
 UNIT_FLOPS_PER_S = {"bf16": 4e9, "fp32": 1.5e9}

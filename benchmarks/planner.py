@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from motley.chips.constants import CONSTANTS, Constants
-from motley.plan.published import PublishedTable
+from motley.plan.published.rows import PublishedTable
 from planner_emulated import emulated_part
 from planner_memory import published_part, tracker_part
 from planner_search import MOST_CHIPS, NUM_CLUSTERS, optimality, searches

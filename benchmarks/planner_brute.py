@@ -17,14 +17,14 @@ from itertools import combinations, permutations, product
 from typing import NamedTuple
 
 from motley.cluster import Cluster
-from motley.plan.blocks import Names
-from motley.plan.choices import ReplicaChoice, StageChoice
-from motley.plan.evaluate import Evaluator, ReplicaTimes
 from motley.plan.layout import Layout
-from motley.plan.schedule import Schedule
-from motley.plan.simulate import cluster_evaluator
+from motley.plan.search.blocks import Names
+from motley.plan.search.choices import ReplicaChoice, StageChoice
+from motley.plan.search.evaluate import Evaluator, ReplicaTimes
+from motley.plan.search.tables import kept_by
 from motley.plan.space import Space, layouts
-from motley.plan.tables import kept_by
+from motley.plan.timing.schedule import Schedule
+from motley.plan.timing.simulate import cluster_evaluator
 from motley.recipe import Recipe
 
 

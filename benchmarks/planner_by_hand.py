@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from motley.cluster import Cluster
-from motley.plan.blocks import Names
-from motley.plan.build import even_shares
-from motley.plan.choices import ReplicaChoice, Split, StageChoice
-from motley.plan.evaluate import Evaluator
-from motley.plan.groupings import Kind, kinds_of
-from motley.plan.simulate import cluster_evaluator
+from motley.plan.search.blocks import Names
+from motley.plan.search.build import even_shares
+from motley.plan.search.choices import ReplicaChoice, Split, StageChoice
+from motley.plan.search.evaluate import Evaluator
+from motley.plan.search.groupings import Kind, kinds_of
+from motley.plan.search.tables import Memo
 from motley.plan.space import Space
-from motley.plan.tables import Memo
+from motley.plan.timing.simulate import cluster_evaluator
 from motley.recipe import Recipe
 
 MOST_REPLICAS = 64

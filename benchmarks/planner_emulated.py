@@ -23,7 +23,7 @@ from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.data import PreparedData
 from motley.errors import NoPlanError
-from motley.plan.search import search
+from motley.plan.search.search import search
 from motley.recipe import Recipe, parse_recipe
 
 NUM_RANDOM = 20

@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 from motley.errors import MotleyError
 from motley.model.named import model_named
 from motley.plan.layout import Layout
-from motley.plan.memory import StageMemory, stage_memory
-from motley.plan.published import PublishedRow, read_table
-from motley.plan.published_case import Case, case_of
-from motley.plan.published_memory import case_fits, case_memory
-from motley.plan.published_model import Incomplete
+from motley.plan.memory.stage import StageMemory, stage_memory
+from motley.plan.published.case import Case, case_of
+from motley.plan.published.memory import case_fits, case_memory
+from motley.plan.published.model import Incomplete
+from motley.plan.published.rows import PublishedRow, read_table
 from motley.plan.stack import NANOGPT, TORCHTITAN
 from motley.units import size
 from planner_table import repository_of

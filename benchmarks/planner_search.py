@@ -27,9 +27,9 @@ from motley.cluster import Cluster, parse_cluster
 from motley.errors import NoPlanError
 from motley.model.config import ModelConfig
 from motley.model.named import model_named
-from motley.plan.explain import render
+from motley.plan.explain.explain import render
 from motley.plan.plan import Plan
-from motley.plan.search import search
+from motley.plan.search.search import search
 from motley.plan.space import ANY, TRAINABLE, Space
 from motley.recipe import BatchConfig, Recipe
 from motley.units import Precision

@@ -10,9 +10,9 @@ from motley.chips.chip import Chip
 from motley.cluster import Cluster
 from motley.data import PreparedData, prepare
 from motley.events import Event, read_events
-from motley.plan.build import build_plan
-from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.plan import Plan
+from motley.plan.search.build import build_plan
+from motley.plan.search.choices import ReplicaChoice, StageChoice
 from motley.recipe import Recipe, parse_recipe
 from motley.train.folder import RunFolder, create_run_folder
 from motley.train.launch import start

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jobs
 from motley.ablation import changed
-from motley.plan.search import search
+from motley.plan.search.search import search
 from motley.recipe import Recipe, load_recipe
 from motley.train.folder import RunFolder, open_run_folder
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from motley.plan.pipeline import PipelineCost
-from motley.plan.schedule import Schedule
+from motley.plan.timing.pipeline import PipelineCost
+from motley.plan.timing.schedule import Schedule
 
 SCHEDULES: tuple[Schedule, ...] = ("1f1b", "interleaved", "zero-bubble")
 

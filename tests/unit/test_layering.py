@@ -32,7 +32,7 @@ LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
 
 def part_of(module: str) -> str:
-    """ "motley.plan.search" -> "plan"; the package itself is ""."""
+    """ "motley.plan.search.search" -> "plan"; the package itself is ""."""
     return module.partition(".")[2].partition(".")[0]
 
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from motley.cluster import Cluster
-from motley.plan.explain import render, to_json
-from motley.plan.search import search
+from motley.plan.explain.explain import render, to_json
+from motley.plan.search.search import search
 from motley.recipe import Recipe
 from plan_cases import ETHERNET, ROOMY, make_cluster, make_recipe
 

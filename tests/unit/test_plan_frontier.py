@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from motley.cluster import Cluster
-from motley.plan.frontier import frontier
-from motley.plan.more import one_more
-from motley.plan.search import search
+from motley.plan.explain.frontier import frontier
+from motley.plan.explain.more import one_more
+from motley.plan.search.search import search
 from motley.plan.space import TRAINABLE
 from plan_cases import ETHERNET, make_cluster, make_recipe
 

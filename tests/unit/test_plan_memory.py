@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from motley.model.config import MixtureOfExperts, ModelConfig
 from motley.model.counts import layer_counts, parameter_groups
 from motley.model.presets import PRESETS
-from motley.plan.footprint import MARGIN
-from motley.plan.held import held_in_stage, held_parameters
-from motley.plan.layer_memory import layer_memory
 from motley.plan.layout import Layout, Recompute, Sharding
-from motley.plan.memory import StageMemory, device_memory, stage_memory
+from motley.plan.memory.footprint import MARGIN
+from motley.plan.memory.held import held_in_stage, held_parameters
+from motley.plan.memory.layer_memory import layer_memory
+from motley.plan.memory.stage import StageMemory, device_memory, stage_memory
 from motley.plan.stack import (
     DEEPSPEED,
     LLM_FOUNDRY,

@@ -14,11 +14,11 @@ from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.errors import NoPlanError
 from motley.model.config import ModelConfig
-from motley.plan.choices import ReplicaChoice, StageChoice
-from motley.plan.evaluate import Evaluator
 from motley.plan.objective import Goal, Objective
-from motley.plan.search import search
-from motley.plan.simulate import cluster_evaluator
+from motley.plan.search.choices import ReplicaChoice, StageChoice
+from motley.plan.search.evaluate import Evaluator
+from motley.plan.search.search import search
+from motley.plan.timing.simulate import cluster_evaluator
 from motley.recipe import BatchConfig, Recipe
 from motley.units import Precision
 

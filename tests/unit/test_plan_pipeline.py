@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motley.plan.pipeline import (
+from motley.plan.timing.pipeline import (
     TOLERANCE,
     ActionTime,
     PipelineCost,
@@ -20,7 +20,7 @@ from motley.plan.pipeline import (
     run_pipeline,
     steady_period,
 )
-from motley.plan.schedule import KINDS, execution_order
+from motley.plan.timing.schedule import KINDS, execution_order
 from pipeline_cases import costs, delayed, pipeline, turned
 
 

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from motley.plan.published import PublishedRow
-from motley.plan.published_case import Case, case_of
-from motley.plan.published_memory import case_fits, case_memory
+from motley.plan.published.case import Case, case_of
+from motley.plan.published.memory import case_fits, case_memory
+from motley.plan.published.rows import PublishedRow
 
 BLOOM = PublishedRow(
     line=2,

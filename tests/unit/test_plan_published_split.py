@@ -9,14 +9,14 @@ import pytest
 from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.plan.layout import Layout
-from motley.plan.pipeline import PipelineCost, extrapolate_pipeline, held_up, run_pipeline
 from motley.plan.plan import Plan, Replica, Stage
-from motley.plan.predict import predict
-from motley.plan.published import PublishedRow
-from motley.plan.published_case import Case, case_of
-from motley.plan.published_split import split_of_case, stage_bounds
-from motley.plan.simulate import simulate
+from motley.plan.published.case import Case, case_of
+from motley.plan.published.predict import predict
+from motley.plan.published.rows import PublishedRow
+from motley.plan.published.split import split_of_case, stage_bounds
 from motley.plan.stack import MEGATRON, MOTLEY, Stack
+from motley.plan.timing.pipeline import PipelineCost, extrapolate_pipeline, held_up, run_pipeline
+from motley.plan.timing.simulate import simulate
 from motley.recipe import BatchConfig, Recipe
 from plan_cases import make_cluster, make_recipe
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motley.plan.schedule import (
+from motley.plan.timing.schedule import (
     KINDS,
     Action,
     Schedule,

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from motley.chips.chip import Link
 from motley.cluster import Cluster
 from motley.errors import NoPlanError, RecipeError
-from motley.plan.blocks import single_chips
-from motley.plan.classes import block_classes
-from motley.plan.evaluate import Evaluator
 from motley.plan.layout import Layout
-from motley.plan.levels import Levels
-from motley.plan.memory import stage_memory
+from motley.plan.memory.stage import stage_memory
 from motley.plan.plan import Plan
-from motley.plan.refine import LARGER_MICRO_BATCH
-from motley.plan.search import search
-from motley.plan.simulate import simulate
+from motley.plan.search.blocks import single_chips
+from motley.plan.search.classes import block_classes
+from motley.plan.search.evaluate import Evaluator
+from motley.plan.search.levels import Levels
+from motley.plan.search.refine import LARGER_MICRO_BATCH
+from motley.plan.search.search import search
 from motley.plan.space import ANY
+from motley.plan.timing.simulate import simulate
 from motley.plan.validate import validate
 from motley.recipe import Recipe
 from plan_cases import ETHERNET, FAST, ROOMY, make_chip, make_cluster, make_recipe

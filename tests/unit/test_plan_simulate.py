@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from motley.chips.chip import Link
 from motley.cluster import Cluster
 from motley.model.counts import layer_counts
-from motley.plan.build import build_plan, even_data_parallel, even_pipeline
-from motley.plan.choices import ReplicaChoice, Split, StageChoice
-from motley.plan.cost import (
+from motley.plan.memory.held import held_parameters
+from motley.plan.search.build import build_plan, even_data_parallel, even_pipeline
+from motley.plan.search.choices import ReplicaChoice, Split, StageChoice
+from motley.plan.stack import MOTLEY
+from motley.plan.timing.cost import (
     backward_flops,
     boundary_bytes,
     forward_flops,
     layer_cost,
 )
-from motley.plan.held import held_parameters
-from motley.plan.simulate import simulate
-from motley.plan.stack import MOTLEY
-from motley.plan.sync import all_reduce_seconds, gradient_buckets
+from motley.plan.timing.simulate import simulate
+from motley.plan.timing.sync import all_reduce_seconds, gradient_buckets
 from motley.recipe import Recipe
 from plan_cases import ETHERNET, make_chip, make_cluster, make_recipe
 

@@ -12,7 +12,7 @@ from motley.chips.chip import Link
 from motley.model.config import ModelConfig
 from motley.model.counts import parameter_groups
 from motley.plan.plan import Plan, Replica, Stage
-from motley.plan.sync import (
+from motley.plan.timing.sync import (
     BUCKET_BYTES,
     Bucket,
     all_reduce_seconds,

@@ -16,7 +16,9 @@ from motley.chips.efficiency import Efficiency, efficiency_of, power_share, reac
 from motley.cluster import LOOPBACK, Spread
 from motley.model.config import MixtureOfExperts, ModelConfig
 from motley.model.presets import PRESETS
-from motley.plan.collectives import (
+from motley.plan.layout import Layout, Recompute
+from motley.plan.stack import MEGATRON, MEGATRON_2021, MOTLEY, STACKS, TORCHTITAN
+from motley.plan.timing.collectives import (
     all_gather_seconds,
     all_reduce_seconds,
     all_to_all_seconds,
@@ -24,13 +26,11 @@ from motley.plan.collectives import (
     reduce_scatter_seconds,
     tensor_spread,
 )
-from motley.plan.cost import counts_of, layer_time, optimizer_seconds
-from motley.plan.kernels import engine_of, matmul_seconds
-from motley.plan.layout import Layout, Recompute
-from motley.plan.stack import MEGATRON, MEGATRON_2021, MOTLEY, STACKS, TORCHTITAN
-from motley.plan.sync import all_reduce_seconds as ring_seconds
-from motley.plan.sync import group_exchange_seconds
-from motley.plan.work import Matmul, layer_work
+from motley.plan.timing.cost import counts_of, layer_time, optimizer_seconds
+from motley.plan.timing.kernels import engine_of, matmul_seconds
+from motley.plan.timing.sync import all_reduce_seconds as ring_seconds
+from motley.plan.timing.sync import group_exchange_seconds
+from motley.plan.timing.work import Matmul, layer_work
 
 NVLINK = Link(kind="NVLink 3", bandwidth_bytes_per_s=300e9, latency_s=3e-6, source="quoted")
 NETWORK = Link(kind="RoCE", bandwidth_bytes_per_s=200e9, latency_s=8e-6, source="quoted")

@@ -12,9 +12,9 @@ from model_shapes import SHAPES
 from motley.model.transformer import build_transformer
 from motley.optim.flops import optimizer_flops
 from motley.optim.optimizer import build_optimizer
-from motley.plan.held import held_parameters
-from motley.plan.memory import stage_memory
-from motley.plan.update import MOMENT_BYTES, moment_bytes, step_bytes, update_flops
+from motley.plan.memory.held import held_parameters
+from motley.plan.memory.stage import stage_memory
+from motley.plan.memory.update import MOMENT_BYTES, moment_bytes, step_bytes, update_flops
 from motley.recipe import BatchConfig, OptimizerConfig, Recipe, ScheduleConfig
 
 CONFIG = dataclasses.replace(SHAPES["llama"], width=96, heads=4, mlp_width=256, vocab_size=640)

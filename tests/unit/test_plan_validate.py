@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from motley.errors import NoPlanError, PlanMismatchError
-from motley.plan.build import build_plan
-from motley.plan.choices import ReplicaChoice, StageChoice
 from motley.plan.given import predict_given
 from motley.plan.plan import Plan, Replica, Stage, load_plan
+from motley.plan.search.build import build_plan
+from motley.plan.search.choices import ReplicaChoice, StageChoice
 from motley.plan.stack import MOTLEY, TORCHTITAN
 from motley.plan.validate import require_executable, stage_needs, validate
 from plan_cases import make_cluster, make_recipe

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from motley.model.config import LatentAttention, ModelConfig
 from motley.model.counts import model_counts
 from motley.model.ladder import WIDTH_PER_LAYER, at_depth, reshaped
-from motley.plan.scaling_advice import Budget, advise, budget_of
-from motley.plan.scaling_laws import MOST_EPOCHS, limited_loss
-from motley.plan.search import search
+from motley.plan.advice.advice import Budget, advise, budget_of
+from motley.plan.advice.laws import MOST_EPOCHS, limited_loss
+from motley.plan.search.search import search
 from motley.recipe import BatchConfig, Recipe
 from plan_cases import make_cluster, make_recipe
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motley.plan.scaling_laws import (
+from motley.plan.advice.laws import (
     HOFFMANN,
     REPEATS_WORTH,
     best_batch_tokens,

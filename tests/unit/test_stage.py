@@ -23,10 +23,10 @@ from motley.model.counts import layer_counts, parameter_groups
 from motley.model.layers import TOKEN_EMBEDDING
 from motley.model.stream import FIRST_VALUES, carried
 from motley.model.transformer import Transformer, build_transformer
-from motley.plan.cost import layer_cost
-from motley.plan.held import held_parameters
 from motley.plan.layout import Layout
-from motley.plan.memory import stage_memory
+from motley.plan.memory.held import held_parameters
+from motley.plan.memory.stage import stage_memory
+from motley.plan.timing.cost import layer_cost
 from motley.train.assemble import hold_parameters
 from motley.train.parameters import build_parameters
 from motley.train.stage import StageRunner

@@ -27,9 +27,9 @@ from motley.model.table_counts import (
 from motley.model.tables import hash_ngrams
 from motley.model.transformer import build_transformer
 from motley.optim.rows import RowAdagrad, mean_squares
-from motley.plan.collectives import reached_share
-from motley.plan.memory import stage_memory
-from motley.plan.sync import rows_exchange_seconds
+from motley.plan.memory.stage import stage_memory
+from motley.plan.timing.collectives import reached_share
+from motley.plan.timing.sync import rows_exchange_seconds
 from motley.train.parameters import StageParameters, build_parameters
 from motley.train.sparse import add_in_order
 from motley.units import Precision

@@ -15,16 +15,16 @@ from motley.cli.probing import measure
 from motley.cluster import Cluster, load_cluster
 from motley.errors import InputError, MotleyError, NoPlanError, RecipeError, StorageError
 from motley.model.trainable import require_trainable
-from motley.plan.explain import to_json
-from motley.plan.frontier import frontier
+from motley.plan.advice.advice import Advice, advise, budget_of
+from motley.plan.advice.typical import recipe_of
+from motley.plan.explain.explain import to_json
+from motley.plan.explain.frontier import frontier
+from motley.plan.explain.more import OneMore, one_more
 from motley.plan.money import money_of
-from motley.plan.more import OneMore, one_more
 from motley.plan.objective import FASTEST, SECONDS_PER_HOUR, Goal, Objective
 from motley.plan.plan import Plan
-from motley.plan.scaling_advice import Advice, advise, budget_of
-from motley.plan.search import search
+from motley.plan.search.search import search
 from motley.plan.space import ANY, TRAINABLE
-from motley.plan.typical import recipe_of
 from motley.recipe import Recipe
 
 LEAST_GAIN = 5e-4
@@ -220,14 +220,14 @@ def listed(title: str, sentences: Sequence[str]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from motley.plan.explain import listed as indented
+    from motley.plan.explain.explain import listed as indented
 
     return Group("", Text(title, style="bold"), *indented(sentences))
 
 
 def show_plan(plan: Plan, recipe: Recipe, cluster: Cluster) -> None:
     """The plan as tables."""
-    from motley.plan.explain import render
+    from motley.plan.explain.explain import render
 
     show(render(plan, recipe, cluster))
 

@@ -44,7 +44,7 @@ def run(
 def _plan(plan_file: Path, recipe_name: str, cluster_file: Path, *, as_json: bool) -> None:
     from motley.cli.planning import known_recipe, show_plan
     from motley.cluster import load_cluster
-    from motley.plan.explain import to_json
+    from motley.plan.explain.explain import to_json
     from motley.plan.given import predict_given
     from motley.plan.money import money_of
     from motley.plan.plan import load_plan
@@ -68,7 +68,7 @@ def _plan(plan_file: Path, recipe_name: str, cluster_file: Path, *, as_json: boo
 
 
 def _table(table: Path, out: Path | None, *, as_json: bool) -> None:
-    from motley.plan.published_table import predict_table
+    from motley.plan.published.table import predict_table
 
     if out is None:
         raise InputError("--table needs a file to write.", remedy="Give --out out.csv.")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from motley.cli.output import print_json
 from motley.cli.planning import known_recipe, show
-from motley.plan.replace import Wiring, replace
-from motley.plan.replace_table import render, to_data
+from motley.plan.replace.replace import Wiring, replace
+from motley.plan.replace.table import render, to_data
 
 
 def run(

@@ -52,7 +52,7 @@ def run(
 
 def scaled_to_hours(recipe: Recipe, cluster: Cluster, hours: float) -> Transfer:
     """The recipe at the best size for the cluster and the time; its text is read for that."""
-    from motley.plan.fitting import fitted
+    from motley.plan.advice.fitting import fitted
     from motley.train.prepare import prepare_data
 
     if not 0 < hours < float("inf"):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from motley.chips.chip import Chip
 from motley.cluster import Cluster
-from motley.plan.build import build_plan
-from motley.plan.choices import ReplicaChoice, StageChoice
+from motley.plan.search.build import build_plan
+from motley.plan.search.choices import ReplicaChoice, StageChoice
 from motley.recipe import Recipe
 from motley.train.assemble import build_engine
 from motley.train.engine import Engine

@@ -2,14 +2,18 @@
 
 `search` finds the plan, `simulate` predicts it, `validate` checks one that was edited. Nothing here
 imports torch; the terminal's tables (`motley.plan.explain`) import rich and are not re-exported.
+
+Beside the plan itself lie here its layouts, objectives and money. `timing` and `memory` are the
+models, `search` finds plans with them, `published` holds them against public figures, `explain`,
+`advice` and `replace` answer what users ask.
 """
 
-from motley.plan.build import build_plan, even_data_parallel, even_pipeline
 from motley.plan.plan import Placement, Plan, Rejected, Replica, Stage, load_plan
-from motley.plan.schedule import Action, one_forward_one_backward
-from motley.plan.search import search
-from motley.plan.simulate import Simulation, Span, simulate
-from motley.plan.sync import Bucket, gradient_buckets
+from motley.plan.search.build import build_plan, even_data_parallel, even_pipeline
+from motley.plan.search.search import search
+from motley.plan.timing.schedule import Action, one_forward_one_backward
+from motley.plan.timing.simulate import Simulation, Span, simulate
+from motley.plan.timing.sync import Bucket, gradient_buckets
 from motley.plan.validate import validate
 
 __all__ = [

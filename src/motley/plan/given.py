@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from motley.cluster import Cluster
-from motley.plan.build import with_predictions
 from motley.plan.plan import Plan, Stage
+from motley.plan.search.build import with_predictions
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.validate import stage_needs, validate_structure
 from motley.recipe import Recipe

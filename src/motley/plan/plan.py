@@ -15,7 +15,7 @@ from typing import Any
 
 from motley.errors import PlanMismatchError
 from motley.plan.layout import Layout, Recompute, Sharding
-from motley.plan.schedule import Schedule
+from motley.plan.timing.schedule import Schedule
 from motley.schema import build
 from motley.units import Precision
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from motley.model.config import ModelConfig
-from motley.plan.choices import Block
 from motley.plan.layout import Layout, Recompute, Sharding
-from motley.plan.schedule import Schedule
+from motley.plan.search.choices import Block
+from motley.plan.timing.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

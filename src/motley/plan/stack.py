@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from motley.chips.constants import CONSTANTS, Constants
-from motley.plan.footprint import (
+from motley.plan.memory.footprint import (
     DEEPSPEED_2021_FOOTPRINT,
     DEEPSPEED_BF16_FOOTPRINT,
     DEEPSPEED_FOOTPRINT,

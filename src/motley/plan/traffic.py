@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from motley.cluster import Cluster
 from motley.model.table_counts import touched_bytes
-from motley.plan.cost import boundary_bytes
 from motley.plan.plan import Plan, Stage
-from motley.plan.sync import GRADIENT_BYTES, gradient_buckets
+from motley.plan.timing.cost import boundary_bytes
+from motley.plan.timing.sync import GRADIENT_BYTES, gradient_buckets
 from motley.recipe import Recipe
 
 BYTES_PER_GB = 1e9

@@ -22,11 +22,11 @@ from motley.model.config import ModelConfig
 from motley.model.table_counts import table_state_bytes
 from motley.optim.average import TailAverage
 from motley.optim.curriculum import piece_phases
-from motley.plan.cost import layer_cost
+from motley.plan.memory.state_memory import bytes_per_parameter
+from motley.plan.memory.update import MOMENT_BYTES, moment_bytes
 from motley.plan.plan import Placement, Plan
-from motley.plan.state_memory import bytes_per_parameter
-from motley.plan.sync import Bucket, gradient_buckets
-from motley.plan.update import MOMENT_BYTES, moment_bytes
+from motley.plan.timing.cost import layer_cost
+from motley.plan.timing.sync import Bucket, gradient_buckets
 from motley.recipe import Recipe
 from motley.train.channel import ReductionClock
 from motley.train.edges import Receiver, Sender

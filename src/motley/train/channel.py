@@ -12,7 +12,7 @@ from itertools import combinations
 
 from motley.cluster import Cluster
 from motley.plan.plan import Plan
-from motley.plan.sync import Bucket, all_reduce_seconds, rows_exchange_seconds
+from motley.plan.timing.sync import Bucket, all_reduce_seconds, rows_exchange_seconds
 from motley.recipe import Recipe
 from motley.train.exchange import RankReport
 

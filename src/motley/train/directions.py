@@ -15,7 +15,7 @@ from torch import Tensor
 
 from motley.chips.emulated import EmulatedEdge
 from motley.chips.runtime import Runtime
-from motley.plan.sync import BUCKET_BYTES
+from motley.plan.timing.sync import BUCKET_BYTES
 from motley.train.edges import HEADER_BYTES
 
 

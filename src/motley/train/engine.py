@@ -24,9 +24,9 @@ from motley.model.stream import carried_width
 from motley.optim.average import TailAverage
 from motley.optim.optimizer import Optimizer
 from motley.plan.plan import Placement
-from motley.plan.schedule import one_forward_one_backward
 from motley.plan.stack import MOTLEY
-from motley.plan.sync import Bucket, lowest_layer
+from motley.plan.timing.schedule import one_forward_one_backward
+from motley.plan.timing.sync import Bucket, lowest_layer
 from motley.recipe import Recipe
 from motley.train.channel import ReductionClock
 from motley.train.checkpoint import LiveState

@@ -11,7 +11,7 @@ from motley.data import PreparedData, prepare
 from motley.errors import MotleyError, NoPlanError
 from motley.model import trainable
 from motley.plan.plan import Plan
-from motley.plan.search import search
+from motley.plan.search.search import search
 from motley.plan.validate import require_executable, validate
 from motley.recipe import Recipe
 from motley.train.epochs import epochs_message

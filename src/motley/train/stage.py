@@ -19,7 +19,7 @@ from motley.chips.runtime import Runtime, Saved
 from motley.model.config import ModelConfig
 from motley.model.run import run_layer
 from motley.model.stream import BALANCE, STREAM, TOKENS, reads
-from motley.plan.cost import LayerCost
+from motley.plan.timing.cost import LayerCost
 from motley.train.message import pack, unpack
 from motley.train.parameters import StageParameters
 

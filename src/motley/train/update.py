@@ -14,7 +14,7 @@ from motley.optim.matrices import orthogonal_matrices
 from motley.optim.optimizer import Optimizer, build_optimizer
 from motley.optim.owners import holders_of, share_out
 from motley.plan.plan import Plan
-from motley.plan.sync import BUCKET_BYTES
+from motley.plan.timing.sync import BUCKET_BYTES
 from motley.recipe import Recipe
 from motley.train.directions import Channel, Directions
 from motley.train.parameters import StageParameters

@@ -1,0 +1,1 @@
+"""What to train: size, tokens and batch from published laws; what a named model is trained with."""

@@ -1,0 +1,1 @@
+"""Why a plan is as it is: tables, reasons, what lost, what other chips or money would bring."""

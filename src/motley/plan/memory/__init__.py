@@ -1,0 +1,1 @@
+"""How much memory a stage needs at its peak: state, activations, workspaces, the update."""

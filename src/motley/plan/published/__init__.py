@@ -1,0 +1,1 @@
+"""Published trainings, row by row, turned into what the evaluator predicts."""

@@ -1,0 +1,1 @@
+"""Which weaker chips reach what a strong one does."""

@@ -1,0 +1,1 @@
+"""Finds the best plan: chips into units, units into replicas, each priced by the evaluator."""

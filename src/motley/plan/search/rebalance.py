@@ -1,0 +1,133 @@
+"""The best boundaries between the stages of one pipeline, and the best order of its blocks."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.plan.search.choices import ReplicaChoice, StageChoice
+from motley.plan.search.effort import cuts_between
+from motley.plan.search.evaluate import Evaluator
+from motley.plan.search.pipelines import TYPICAL_EXCHANGE, Goals, PipelineSearch
+from motley.plan.search.stage_arrays import NEVER, StageArrays, StageTimes, late
+
+Floats = NDArray[np.float64]
+
+FINE_CUTS = 36
+"""Boundaries between layers among which orders are compared."""
+
+MOST_SETS = 300
+"""Of the blocks of a pipeline that is put into another order."""
+
+
+class Rebalancer:
+    """Finds boundaries among all layers, by the recurrence of `pipelines`."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self._arrays: dict[int, StageArrays] = {}
+
+    def rebalanced(self, replica: ReplicaChoice, *, alone: bool) -> ReplicaChoice | None:
+        """The replica with the boundaries that suit its share; None if no boundaries fit."""
+        evaluator, stages = self.evaluator, replica.stages
+        size, count = replica.micro_batch_size, replica.num_micro_batches
+        arrays = self._arrays_for(min(len(stages), count))
+        ends: list[NDArray[np.intp]] = []
+        time = shared = work = np.zeros(0)
+        for position in range(len(stages) - 1, -1, -1):
+            block, kept = stages[position].block, min(len(stages) - position, count)
+            times = StageTimes(*(each[kept - 1] for each in arrays.of(block, size, count)))
+            among = 0.0 if alone else TYPICAL_EXCHANGE
+            exchange = late(times.exchange + among * times.shared, times.backward, times.last)
+            own = times.forward + times.backward
+            if position == len(stages) - 1:
+                time, work = count * own[:, -1], own[:, -1]
+                shared = time + exchange[:, -1]
+                continue
+            send, latency = evaluator.edge_seconds(block, stages[position + 1].block, size)
+            behind = own + 2 * (send + latency)
+            longest = np.maximum(np.maximum(own, (behind + work) / 2), send)
+            times_ij = np.maximum(count * longest, behind + time)
+            shared_ij = np.maximum(times_ij + exchange, times.forward + send + latency + shared)
+            cut = np.maximum(times_ij, shared_ij).argmin(axis=1)
+            rows = np.arange(len(cut))
+            time, shared, work = (each[rows, cut] for each in (times_ij, shared_ij, own))
+            ends.append(cut)
+        if time[0] >= NEVER:
+            return None
+        return replica._replace(stages=tuple(self._cut(stages, ends[::-1])), layouts=())
+
+    def _cut(
+        self, stages: tuple[StageChoice, ...], ends: list[NDArray[np.intp]]
+    ) -> list[StageChoice]:
+        found, begin = [], 0
+        for stage, cut in zip(stages, ends, strict=False):
+            found.append(StageChoice(stage.block, begin, int(cut[begin])))
+            begin = found[-1].last_layer
+        return [*found, StageChoice(stages[-1].block, begin, self.evaluator.num_layers)]
+
+    def _arrays_for(self, most_kept: int) -> StageArrays:
+        """Tables of stages that keep so many micro-batches or more."""
+        for known, arrays in self._arrays.items():
+            if known >= most_kept:
+                return arrays
+        cuts = tuple(range(self.evaluator.num_layers + 1))
+        self._arrays = {most_kept: StageArrays(self.evaluator, cuts, most_kept)}
+        return self._arrays[most_kept]
+
+
+class Reorderer:
+    """Finds the best order and boundaries of the blocks of one pipeline."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self._arrays: dict[int, StageArrays] = {}
+        self._known: dict[tuple[object, ...], tuple[StageChoice, ...]] = {}
+
+    def reordered(self, replica: ReplicaChoice, *, alone: bool) -> ReplicaChoice | None:
+        """The replica with its blocks in the order that suits its share."""
+        counts = Counter(stage.block for stage in replica.stages)
+        size, count = replica.micro_batch_size, replica.num_micro_batches
+        sets = math.prod(each + 1 for each in counts.values())
+        if sets > MOST_SETS or len(replica.stages) < 2:
+            return replica
+        key = (*sorted(counts.items()), size, count, alone)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._best(replica, counts, alone)
+        return replica._replace(stages=found, layouts=())
+
+    def _best(
+        self, replica: ReplicaChoice, counts: Mapping[int, int], alone: bool
+    ) -> tuple[StageChoice, ...]:
+        kinds = sorted(counts)
+        goals = Goals(replica.micro_batch_size, ((replica.num_micro_batches, not alone),))
+        search = PipelineSearch(
+            self.evaluator,
+            tuple(counts[kind] for kind in kinds),
+            [tuple(int(kind == other) for other in kinds) for kind in kinds],
+            self._arrays_for(len(replica.stages)),
+            goals,
+            beam=1,
+            blocks=kinds,
+        )
+        lines = search.run(len(replica.stages))
+        if lines is None:
+            return replica.stages
+        whole = lines.take(np.flatnonzero(lines.used.sum(axis=1) == len(replica.stages)))
+        if not len(whole.size):
+            return replica.stages
+        best = int(whole.seconds(replica.num_samples, None if alone else 0).argmin())
+        return search.stages(whole.origin[best])
+
+    def _arrays_for(self, num_stages: int) -> StageArrays:
+        for known, arrays in self._arrays.items():
+            if known >= num_stages:
+                return arrays
+        cuts = cuts_between(self.evaluator.num_layers, FINE_CUTS)
+        self._arrays = {num_stages: StageArrays(self.evaluator, cuts, num_stages)}
+        return self._arrays[num_stages]

@@ -1,0 +1,108 @@
+"""Memory of all stages at once: arrays over the cuts where they begin (i) and end (j).
+
+What a stage needs is linear in the micro-batches that it keeps, up to one maximum, and linear in
+the layers of one kind. So a few stages are asked for, and the others lie between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.plan.layout import Layout
+from motley.plan.search.choices import StageChoice
+from motley.plan.search.tables import StageTables
+
+Floats = NDArray[np.float64]
+
+MANY = 10**6
+"""Micro-batches of which the activations outweigh everything else."""
+
+FEW = 6
+"""Stages of one pattern up to which each is asked for."""
+
+
+class Needs(NamedTuple):
+    """Bytes on each chip of a stage, by cuts (i, j)."""
+
+    always: Floats
+    """State, buffers and context."""
+    kept: Floats
+    """Of each micro-batch in flight."""
+    moment: Floats
+    """Only for a moment of a pass, beside the activations."""
+    after: Floats
+    """Only behind the last pass, when the activations are gone."""
+
+    def total(self, num_in_flight: Floats) -> Floats:
+        """For some numbers of micro-batches in flight (k): an array (k, i, j)."""
+        kept = num_in_flight[:, None, None] * self.kept
+        return self.always + kept + np.maximum(self.moment, self.after - kept)
+
+
+class NeedsTable:
+    """The needs of all stages between some cuts, for all tables that share a memo."""
+
+    def __init__(self, tables: StageTables, cuts: Sequence[int]) -> None:
+        self._ranges: list[tuple[int, int]] = []
+        self._place = np.zeros((len(cuts), len(cuts)), dtype=np.intp)
+        known: dict[object, int] = {}
+        for i, first in enumerate(cuts):
+            for j in range(i + 1, len(cuts)):
+                place = known.setdefault(tables.held(first, cuts[j]), len(known))
+                if place == len(self._ranges):
+                    self._ranges.append((first, cuts[j]))
+                self._place[i, j] = place
+        self._lines = _lines([tables.held(*each) for each in self._ranges])
+        self._known: dict[tuple[object, int, Layout], Needs] = {}
+
+    def of(self, tables: StageTables, block: int, size: int, layout: Layout) -> Needs:
+        """In one layout, with micro-batches of `size` samples; wrong where j is not behind i."""
+        key = (tables.blocks[block].chip.precision, size, layout)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._work_out(tables, block, size, layout)
+        return found
+
+    def _work_out(self, tables: StageTables, block: int, size: int, layout: Layout) -> Needs:
+        parts = np.zeros((4, len(self._ranges)))
+        for line in self._lines:
+            asked = line if len(line) <= FEW else [line[0], line[-1]]
+            stages = [StageChoice(block, *self._ranges[place]) for place in asked]
+            values = [_asked(tables, stage, size, layout) for stage in stages]
+            lengths = [self._length(place) for place in line]
+            at = [self._length(place) for place in asked]
+            for part, column in enumerate(zip(*values, strict=True)):
+                parts[part, line] = np.interp(lengths, at, column)
+        return Needs(*parts[:, self._place])
+
+    def _length(self, place: int) -> int:
+        first, last = self._ranges[place]
+        return last - first
+
+
+def _asked(
+    tables: StageTables, stage: StageChoice, size: int, layout: Layout
+) -> tuple[float, float, float, float]:
+    none, many = (tables.memory(stage, kept, size, layout) for kept in (0, MANY))
+    share = 1 + many.margin
+    return (
+        share * (none.state_bytes + none.buffer_bytes) + none.context_bytes,
+        share * many.activation_bytes / MANY,
+        share * many.transient_bytes,
+        share * none.transient_bytes,
+    )
+
+
+def _lines(held: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Stages that differ only in how many they hold of the most frequent kind of layer, by their
+    places, in the order of that number."""
+    most = max(range(len(held[0])), key=lambda kind: max(each[kind] for each in held))
+    lines: dict[tuple[object, ...], list[int]] = {}
+    for place, each in enumerate(held):
+        pattern = (*each[:most], *each[most + 1 :], each[most] > 0)
+        lines.setdefault(pattern, []).append(place)
+    return [sorted(line, key=lambda place: held[place][most]) for line in lines.values()]

@@ -1,0 +1,458 @@
+"""Memory and seconds of single stages and edges on the blocks of a search, each worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
+from operator import le
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from motley.chips.chip import Link
+from motley.errors import RecipeError
+from motley.model.config import ModelConfig
+from motley.plan.layout import Layout
+from motley.plan.memory.held import groups_of, held_parameters
+from motley.plan.memory.stage import StageMemory, device_memory, stage_memory
+from motley.plan.memory.update import update_flops
+from motley.plan.search.blocks import inside
+from motley.plan.search.choices import Block, ReplicaChoice, StageChoice
+from motley.plan.space import TRAINABLE, Space, layouts
+from motley.plan.stack import MOTLEY, Stack
+from motley.plan.timing.collectives import send_seconds, start_seconds
+from motley.plan.timing.cost import (
+    LayerTime,
+    backward_flops,
+    boundary_bytes,
+    counts_of,
+    forward_flops,
+    layer_time,
+    optimizer_seconds,
+)
+from motley.plan.timing.pipeline import PipelineCost
+from motley.plan.timing.schedule import in_flight_of
+from motley.plan.timing.sync import all_reduce_seconds, group_exchange_seconds
+from motley.recipe import Recipe
+from motley.units import Precision
+
+if TYPE_CHECKING:
+    from motley.plan.search.stage_memory_arrays import NeedsTable
+
+Held = tuple[int, ...]
+"""How many layers of each kind a stage holds."""
+
+FEW_AND_MANY = (1, 32)
+"""Micro-batches in flight for which layouts are compared."""
+
+
+class RunningSums(NamedTuple):
+    """Running sums over layers: entry i is the time of the layers before i."""
+
+    forward: tuple[float, ...]
+    backward: tuple[float, ...]
+    weight: tuple[float, ...]
+    """The part of the backward pass that makes the gradients of the parameters."""
+
+
+class Links(Protocol):
+    """How blocks are linked, by their places."""
+
+    def link(self, first: int, second: int) -> Link:
+        """Between two blocks when all their chips send at once."""
+
+    def slowest(self, blocks: Sequence[int]) -> Link:
+        """As bad as the worst path between any two of the blocks."""
+
+
+@dataclass(frozen=True)
+class Memo:
+    """What was worked out for one model, sequence length, space and stack, by kinds of blocks.
+
+    Evaluators of unlike blocks and batches may share it.
+    """
+
+    ids: dict[Hashable, int] = field(default_factory=dict)
+    """Numbers of the kinds of blocks."""
+    held: dict[tuple[int, int], Held] = field(default_factory=dict)
+    needs: dict[tuple[int, ...], NeedsTable] = field(default_factory=dict)
+    """By the cuts between which stages lie."""
+    sums: dict[tuple[int, int, Layout], RunningSums] = field(default_factory=dict)
+    memory: dict[tuple[Precision, Held, int, int, Layout], StageMemory] = field(
+        default_factory=dict
+    )
+    layouts: dict[tuple[int, Held, int, int, int], Layout | None] = field(default_factory=dict)
+    useful: dict[tuple[int, int, int], tuple[Layout, ...]] = field(default_factory=dict)
+    parameters: dict[Held, int] = field(default_factory=dict)
+    updates: dict[tuple[int, Held, Layout], float] = field(default_factory=dict)
+    exchanges: dict[tuple[int, Held, Layout], float] = field(default_factory=dict)
+    runs: dict[tuple[PipelineCost, int, bool], tuple[float, ...]] = field(default_factory=dict)
+    """Beginnings of last backwards, by costs, number of micro-batches, and whether exact."""
+
+
+class StageTables:
+    """What stages of one recipe need on some blocks of chips."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        blocks: Sequence[Block],
+        links: Links,
+        *,
+        space: Space = TRAINABLE,
+        stack: Stack = MOTLEY,
+        memo: Memo | None = None,
+    ) -> None:
+        if recipe.model.vocab_size is None:
+            raise RecipeError(
+                "model.vocab_size is not known yet; a plan needs it.",
+                remedy="Set it, or take it from the tokenizer with Recipe.with_vocabulary.",
+            )
+        self.recipe = recipe
+        self.config = recipe.model
+        self.sequence_length = recipe.batch.sequence_length
+        self.global_batch = recipe.batch.global_batch
+        self.num_layers = recipe.model.num_layers
+        self.blocks = tuple(blocks)
+        self.links = links
+        self.space = space
+        self.stack = stack
+        self.groups = groups_of(self.config)
+        self.memo = memo or Memo()
+        ids = self.memo.ids
+        self._ids = [ids.setdefault(inside(block), len(ids)) for block in self.blocks]
+        self._kinds = _layer_kinds(self.config, self.sequence_length)
+        self._exchanges: dict[int, float] = {}
+        self._held_before = _running_counts(self._kinds)
+
+    def sample_flops(self) -> list[float]:
+        """FLOPs of forward and backward of one sample, by layer."""
+        precision = self.blocks[0].chip.precision
+        return [
+            forward_flops(self.config, layer, self.sequence_length, precision)
+            + backward_flops(self.config, layer, self.sequence_length, precision, False)
+            for layer in range(self.num_layers)
+        ]
+
+    def held(self, first_layer: int, last_layer: int) -> Held:
+        """How many layers of each kind the range has; equal ranges cost the same."""
+        key = (first_layer, last_layer)
+        found = self.memo.held.get(key)
+        if found is None:
+            before, after = self._held_before[first_layer], self._held_before[last_layer]
+            found = tuple(b - a for a, b in zip(before, after, strict=True))
+            self.memo.held[key] = found
+        return found
+
+    def parameters(self, stage: StageChoice) -> int:
+        """Parameters that the stage holds."""
+        key = self.held(stage.first_layer, stage.last_layer)
+        found = self.memo.parameters.get(key)
+        if found is None:
+            found = held_parameters(self.config, stage.first_layer, stage.last_layer)
+            self.memo.parameters[key] = found
+        return found
+
+    def memory(
+        self, stage: StageChoice, num_in_flight: int, micro_batch_size: int, layout: Layout
+    ) -> StageMemory:
+        """Predicted peak of a stage, on each of its chips."""
+        block, first, last = stage
+        precision = self.blocks[block].chip.precision
+        key = (precision, self.held(first, last), num_in_flight, micro_batch_size, layout)
+        need = self.memo.memory.get(key)
+        if need is None:
+            need = self.memo.memory[key] = stage_memory(
+                self.config,
+                self.sequence_length,
+                precision,
+                (first, last),
+                num_in_flight=num_in_flight,
+                micro_batch_size=micro_batch_size,
+                layout=layout,
+                stack=self.stack,
+                recipe=self.recipe,
+            )
+        return need
+
+    def layout(
+        self,
+        stage: StageChoice,
+        num_in_flight: int,
+        micro_batch_size: int,
+        num_micro_batches: int = 1,
+    ) -> Layout | None:
+        """The fastest layout that fits the stage's chips; None if none does.
+
+        `num_micro_batches` weighs what is done once a step against what each micro-batch takes;
+        it makes no difference on a single chip.
+        """
+        block, first, last = stage
+        count = self.count_weight(block, num_micro_batches)
+        key = (self._ids[block], self.held(first, last), num_in_flight, micro_batch_size, count)
+        layouts = self.memo.layouts
+        if key not in layouts:
+            kept = ((stage, num_in_flight),)
+            layouts[key] = self.shared_layout(kept, micro_batch_size, count)
+        return layouts[key]
+
+    def shared_layout(
+        self, kept: Sequence[tuple[StageChoice, int]], size: int, num_micro_batches: int
+    ) -> Layout | None:
+        """The fastest layout with which one block holds all these stages with their micro-batches
+        in flight."""
+        block = kept[0][0].block
+        available = self.blocks[block].chip.memory_bytes
+        for layout in self.useful_layouts(block, size, num_micro_batches):
+            parts = [self.memory(stage, count, size, layout) for stage, count in kept]
+            need = parts[0] if len(parts) == 1 else device_memory(parts)
+            if need.total_bytes <= available:
+                return layout
+        return None
+
+    def count_weight(self, block: int, num_micro_batches: int) -> int:
+        """The number of micro-batches as layouts tell it apart: rounded up to a power of four."""
+        if self.blocks[block].num_chips == 1:
+            return 1
+        return 1 << (max(0, num_micro_batches - 1).bit_length() + 1) // 2 * 2
+
+    def useful_layouts(self, block: int, size: int, num_micro_batches: int) -> tuple[Layout, ...]:
+        """A block's layouts, the fastest for the whole model first.
+
+        Those that need no less memory than a faster one, for few and for many micro-batches in
+        flight, are left out, and so are all behind one in which the whole model fits.
+        """
+        count = self.count_weight(block, num_micro_batches)
+        key = (self._ids[block], size, count)
+        found = self.memo.useful.get(key)
+        if found is None:
+            found = self.memo.useful[key] = tuple(self._work_out_useful(block, size, count))
+        return found
+
+    def _work_out_useful(self, block: int, size: int, count: int) -> Iterator[Layout]:
+        whole = StageChoice(block, 0, self.num_layers)
+
+        def seconds(layout: Layout) -> float:
+            forward, backward = self.pass_seconds(whole, size, layout)
+            once = self.optimizer_seconds(whole, layout) + self.exchange_seconds(whole, layout)
+            return forward + backward + once / count
+
+        known = layouts(self.blocks[block], self.config, self.space)
+        if self.blocks[block].num_chips == 1:
+            yield from known
+            return
+        least = [float("inf")] * len(FEW_AND_MANY)
+        for layout in sorted(known, key=seconds):
+            needs = [self.memory(whole, kept, size, layout).total_bytes for kept in FEW_AND_MANY]
+            if any(need < known for need, known in zip(needs, least, strict=True)):
+                least = list(map(min, needs, least))
+                yield layout
+            if max(needs) <= self.blocks[block].chip.memory_bytes:
+                return
+
+    def layouts(self, replica: ReplicaChoice) -> tuple[Layout, ...] | None:
+        """The layout of every stage; None if any does not fit."""
+        size = min(replica.micro_batch_size, replica.num_samples)
+        count = replica.num_micro_batches
+        if replica.layouts:
+            needs = self.group_needs(replica, replica.layouts)
+            able = [self.blocks[stage.block].chip.memory_bytes for stage in replica.stages]
+            return replica.layouts if all(map(le, needs, able)) else None
+        if replica.devices:
+            return self._layouts_by_group(replica, size, count)
+        found = []
+        for stage, kept in zip(replica.stages, kept_by(replica), strict=True):
+            layout = self.layout(stage, kept, size, count)
+            if layout is None:
+                return None
+            found.append(layout)
+        return tuple(found)
+
+    def smallest_layout(
+        self, stage: StageChoice, num_in_flight: int, replica: ReplicaChoice
+    ) -> Layout:
+        """The stage's own fastest layout, or where none fits the one that needs least memory."""
+        size, count = replica.micro_batch_size, replica.num_micro_batches
+        known = layouts(self.blocks[stage.block], self.config, self.space)
+        return self.layout(stage, num_in_flight, size, count) or min(
+            known, key=lambda each: self.memory(stage, num_in_flight, size, each).total_bytes
+        )
+
+    def group_needs(self, replica: ReplicaChoice, layouts: Sequence[Layout]) -> list[int]:
+        """Predicted peak bytes of every stage's chips, all stages of a group together."""
+        parts: dict[int, list[StageMemory]] = {}
+        size = replica.micro_batch_size
+        for group, stage, kept, layout in zip(
+            replica.held_by, replica.stages, kept_by(replica), layouts, strict=True
+        ):
+            parts.setdefault(group, []).append(self.memory(stage, kept, size, layout))
+        needs = {group: device_memory(each).total_bytes for group, each in parts.items()}
+        return [needs[group] for group in replica.held_by]
+
+    def _layouts_by_group(
+        self, replica: ReplicaChoice, size: int, count: int
+    ) -> tuple[Layout, ...] | None:
+        """The same where groups hold several stages, each in one layout."""
+        held: dict[int, list[tuple[StageChoice, int]]] = {}
+        for group, stage, kept in zip(
+            replica.devices, replica.stages, kept_by(replica), strict=True
+        ):
+            held.setdefault(group, []).append((stage, kept))
+        chosen = {group: self.shared_layout(kept, size, count) for group, kept in held.items()}
+        layouts = [chosen[group] for group in replica.devices]
+        known = [layout for layout in layouts if layout is not None]
+        return tuple(known) if len(known) == len(layouts) else None
+
+    def running_sums(self, block: int, num_samples: int, layout: Layout) -> RunningSums:
+        """Running sums of the layers' times on a block."""
+        key = (self._ids[block], num_samples, layout)
+        found = self.memo.sums.get(key)
+        if found is None and layout.sharding == "optimizer":  # the passes are those of "none"
+            alike = layout._replace(sharding="none")
+            found = self.memo.sums[key] = self.running_sums(block, num_samples, alike)
+        elif found is None:
+            times = self._layer_times(block, num_samples, layout)
+            found = self.memo.sums[key] = RunningSums(
+                tuple(accumulate((time.forward_s for time in times), initial=0.0)),
+                tuple(accumulate((time.backward_s for time in times), initial=0.0)),
+                tuple(accumulate((time.weight_s for time in times), initial=0.0)),
+            )
+        return found
+
+    def _layer_times(self, block: int, num_samples: int, layout: Layout) -> list[LayerTime]:
+        chip, spread = self.blocks[block]
+        known: dict[int, LayerTime] = {}
+        for layer, kind in enumerate(self._kinds):
+            if kind not in known:
+                known[kind] = layer_time(
+                    chip,
+                    self.config,
+                    layer,
+                    self.sequence_length,
+                    num_samples,
+                    layout,
+                    spread,
+                    self.stack,
+                )
+        return [known[kind] for kind in self._kinds]
+
+    def pass_seconds(
+        self, stage: StageChoice, num_samples: int, layout: Layout
+    ) -> tuple[float, float]:
+        """Forward and backward time of one micro-batch."""
+        sums = self.running_sums(stage.block, num_samples, layout)
+        first, last = stage.first_layer, stage.last_layer
+        return sums.forward[last] - sums.forward[first], sums.backward[last] - sums.backward[first]
+
+    def weight_seconds(self, stage: StageChoice, num_samples: int, layout: Layout) -> float:
+        """The part of the backward time that makes the gradients of the parameters."""
+        weight = self.running_sums(stage.block, num_samples, layout).weight
+        return weight[stage.last_layer] - weight[stage.first_layer]
+
+    def optimizer_seconds(self, stage: StageChoice, layout: Layout) -> float:
+        """Time of the update of what the stage holds."""
+        key = (self._ids[stage.block], self.held(stage.first_layer, stage.last_layer), layout)
+        seconds = self.memo.updates.get(key)
+        if seconds is None:
+            chip = self.blocks[stage.block].chip
+            seconds = optimizer_seconds(chip, self.parameters(stage), layout, self.stack)
+            self.memo.updates[key] = seconds
+        return seconds + self.directions_seconds(stage)
+
+    def directions_seconds(self, stage: StageChoice) -> float:
+        """Time in which the stage's chips orthogonalise their part of its matrices.
+
+        All chips that hold a matrix share that work by their speed, so none takes longer than all
+        together take for the whole model.
+        """
+        chip, first, last = self.blocks[stage.block].chip, stage.first_layer, stage.last_layer
+        alone = update_flops(self.recipe, first, last, chip.precision)
+        if not alone:
+            return 0.0
+        whole = update_flops(self.recipe, 0, self.num_layers, chip.precision)
+        together = sum(block.training_flops_per_s for block in self.blocks)
+        return min(alone / chip.training_flops_per_s, whole / together)
+
+    def exchange_seconds(self, stage: StageChoice, layout: Layout) -> float:
+        """Time in which the members of the stage's group add up their gradients."""
+        if layout.data == 1:
+            return 0.0
+        key = (self._ids[stage.block], self.held(stage.first_layer, stage.last_layer), layout)
+        seconds = self.memo.exchanges.get(key)
+        if seconds is None:
+            spread = self.blocks[stage.block].spread
+            held = self.parameters(stage)
+            seconds = group_exchange_seconds(held, layout, spread, self.stack)
+            self.memo.exchanges[key] = seconds
+        return seconds
+
+    def all_reduce_seconds(self, num_parameters: float, blocks: Sequence[int]) -> float:
+        """Time in which blocks that hold the same parameters add up their gradients; a block that
+        is named more than once stands for as many alike."""
+        if len(blocks) < 2:
+            return 0.0
+        slowest = self.links.slowest(blocks)
+        return all_reduce_seconds(
+            num_parameters,
+            (0,) * len(blocks),
+            lambda *_: slowest,
+            element_bytes=self.stack.exchange_bytes,
+            constants=self.stack.constants,
+        )
+
+    def typical_exchange_seconds(self, block: int) -> float:
+        """Time in which the block adds up all gradients with one other, over its best link."""
+        found = self._exchanges.get(block)
+        if found is None:
+            held = self.parameters(StageChoice(block, 0, self.num_layers))
+            found = self._exchanges[block] = min(
+                self.all_reduce_seconds(held, (block, other)) for other in range(len(self.blocks))
+            )
+        return found
+
+    def edge_seconds(
+        self, first: int, second: int, num_samples: int, layer: int | None = None
+    ) -> tuple[float, float]:
+        """How long one message occupies the edge between two blocks, and its latency. `layer` is
+        the first behind the edge; unset means where most passes.
+
+        A message that holds up its chip holds it up while a library begins it, too.
+        """
+        link = self.links.link(first, second)
+        num_bytes = boundary_bytes(
+            self.config,
+            self.sequence_length,
+            num_samples,
+            self.blocks[first].chip.precision,
+            self.blocks[second].chip.precision,
+            layer,
+        )
+        constants = self.stack.constants
+        start_s = start_seconds(link, constants) if self.stack.blocking_sends else 0.0
+        return send_seconds(num_bytes, link, constants), link.latency_s + start_s
+
+
+def kept_by(replica: ReplicaChoice) -> tuple[int, ...]:
+    """Most micro-batches that each stage of the replica keeps at once."""
+    return in_flight_of(replica.held_by, replica.num_micro_batches, replica.schedule)
+
+
+@lru_cache(maxsize=64)
+def _layer_kinds(config: ModelConfig, sequence_length: int) -> tuple[int, ...]:
+    """A number for each layer, the same for layers that cost the same."""
+    known: dict[object, int] = {}
+    kinds = []
+    for layer in range(config.num_layers):
+        counts = counts_of(config, layer, sequence_length, "bf16")
+        kinds.append(known.setdefault(counts, len(known)))
+    return tuple(kinds)
+
+
+def _running_counts(kinds: Sequence[int]) -> list[Held]:
+    """Entry i counts the layers of each kind before i."""
+    counts = [0] * (max(kinds) + 1)
+    found = [tuple(counts)]
+    for kind in kinds:
+        counts[kind] += 1
+        found.append(tuple(counts))
+    return found

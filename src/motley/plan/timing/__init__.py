@@ -1,0 +1,1 @@
+"""How long a step takes: work and messages of chips, schedules, exchanges of gradients."""
