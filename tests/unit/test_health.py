@@ -71,3 +71,12 @@ def test_spikes_are_forgiven() -> None:
     for step in range(200):
         seen.look(step, 9.0 if step % 10 == 9 else 2.0, 1.0, 1.0, skips=False)
     assert not seen.is_suspect
+
+
+def test_where_others_change_the_weights_a_loss_may_rise_but_not_be_lost() -> None:
+    seen = watch()
+    seen.bears_rises = True
+    for step in range(4 * WINDOW_STEPS):
+        seen.look(step, 1.0 if step < WINDOW_STEPS else 9.0, 1.0, 1.0, skips=False)
+    assert not seen.is_suspect
+    assert "the loss is nan" in lost(seen, 99, math.nan)

@@ -29,6 +29,9 @@ class LossWatch:
     """Sees every step's loss and gradient norm; the same on all ranks."""
 
     recipe: Recipe
+    bears_rises: bool = False
+    """Others change the weights between steps, so that a loss may rise far and come back: only what
+    is not finite is lost then."""
     _lowest: float = math.inf
     _high_steps: int = 0
     _losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_STEPS))
@@ -44,6 +47,8 @@ class LossWatch:
         finite was left out on purpose. `DivergedError` if the training is lost."""
         if not (math.isfinite(loss) and (math.isfinite(norm) or skips)):
             self._stop(step, f"the loss is {loss}, the gradient norm {norm}", share)
+        if self.bears_rises:
+            return
         limit = min(self._lowest, math.log(self.recipe.model.vocabulary)) + RISE_NATS
         self._high_steps = self._high_steps + 1 if loss > limit else 0
         if self._high_steps >= WINDOW_STEPS:
