@@ -17,6 +17,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -34,13 +35,13 @@ VOCABULARY, LENGTH, HELD_OUT = 1024, 128, 96
 NARROW = 64
 
 
-def base_recipe(kind: str, steps: int) -> Recipe:
+def base_recipe(kind: Literal["adamw", "muon"], steps: int) -> Recipe:
     """A plain small model of the frugal block, under Muon or under AdamW alone."""
     recipe = load_recipe(FRUGAL)
     model = dataclasses.replace(recipe.model, layers=2, width=NARROW, heads=1, vocab_size=None)
     optimizer = dataclasses.replace(
         recipe.optimizer,
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         matrix_learning_rate=recipe.optimizer.matrix_learning_rate if kind != "adamw" else None,
     )
     return dataclasses.replace(
@@ -95,7 +96,7 @@ def held_out_loss(model: Transformer, data: PreparedData) -> float:
     return total.item() / float((targets >= 0).sum())
 
 
-def losses(kind: str, width: int, steps: int) -> list[dict[str, float]]:
+def losses(kind: Literal["adamw", "muon"], width: int, steps: int) -> list[dict[str, float]]:
     """A row for each factor."""
     recipe, data = prepared(base_recipe(kind, steps))
     rows = []

@@ -13,9 +13,9 @@ from motley.plan.search.build import even_shares
 from motley.plan.search.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.search.evaluate import Evaluator
 from motley.plan.search.groupings import Kind, kinds_of
-from motley.plan.search.tables import Memo
+from motley.plan.search.memo import Memo
+from motley.plan.simulate import cluster_evaluator
 from motley.plan.space import Space
-from motley.plan.timing.simulate import cluster_evaluator
 from motley.recipe import Recipe
 
 MOST_REPLICAS = 64

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from motley.cluster import load_cluster
+from motley.plan.calibration import FEWEST_STEPS, WARM_UP_STEPS
 from motley.plan.objective import Goal
-from motley.plan.timing.calibration import FEWEST_STEPS, WARM_UP_STEPS
 from test_cli import DEMO_CLUSTER, RECIPE, fails, motley
 
 TWO = """\

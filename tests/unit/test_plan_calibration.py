@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from motley.cluster import Cluster, parse_cluster
 from motley.errors import MotleyError, ProbeError, RunFolderError
+from motley.plan.calibration import calibrate
 from motley.plan.plan import Plan
 from motley.plan.search.build import even_data_parallel
-from motley.plan.timing.calibration import calibrate
-from motley.plan.timing.simulate import simulate
+from motley.plan.simulate import simulate
 from motley.recipe import Recipe, parse_recipe
 
 RECIPE = parse_recipe(

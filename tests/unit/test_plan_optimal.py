@@ -18,7 +18,7 @@ from motley.plan.objective import Goal, Objective
 from motley.plan.search.choices import ReplicaChoice, StageChoice
 from motley.plan.search.evaluate import Evaluator
 from motley.plan.search.search import search
-from motley.plan.timing.simulate import cluster_evaluator
+from motley.plan.simulate import cluster_evaluator
 from motley.recipe import BatchConfig, Recipe
 from motley.units import Precision
 

@@ -16,9 +16,9 @@ from motley.errors import ClusterError, StorageError
 from motley.plan.given import predict_given
 from motley.plan.plan import Plan, Replica, Stage
 from motley.plan.search.search import search
+from motley.plan.simulate import simulate
 from motley.plan.stack import MOTLEY
 from motley.plan.timing.schedule import Schedule
-from motley.plan.timing.simulate import simulate
 from motley.recipe import Recipe
 from motley.report.cluster_shape import site_paths, sites_of
 from motley.report.plan_copies import copies_of

@@ -14,9 +14,9 @@ from motley.plan.published.case import Case, case_of
 from motley.plan.published.predict import predict
 from motley.plan.published.rows import PublishedRow
 from motley.plan.published.split import split_of_case, stage_bounds
+from motley.plan.simulate import simulate
 from motley.plan.stack import MEGATRON, MOTLEY, Stack
 from motley.plan.timing.pipeline import PipelineCost, extrapolate_pipeline, held_up, run_pipeline
-from motley.plan.timing.simulate import simulate
 from motley.recipe import BatchConfig, Recipe
 from plan_cases import make_cluster, make_recipe
 

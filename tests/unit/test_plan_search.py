@@ -22,8 +22,8 @@ from motley.plan.search.evaluate import Evaluator
 from motley.plan.search.levels import Levels
 from motley.plan.search.refine import LARGER_MICRO_BATCH
 from motley.plan.search.search import search
+from motley.plan.simulate import simulate
 from motley.plan.space import ANY
-from motley.plan.timing.simulate import simulate
 from motley.plan.validate import validate
 from motley.recipe import Recipe
 from plan_cases import ETHERNET, FAST, ROOMY, make_chip, make_cluster, make_recipe

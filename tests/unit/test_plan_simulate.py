@@ -15,6 +15,7 @@ from motley.model.counts import layer_counts
 from motley.plan.memory.held import held_parameters
 from motley.plan.search.build import build_plan, even_data_parallel, even_pipeline
 from motley.plan.search.choices import ReplicaChoice, Split, StageChoice
+from motley.plan.simulate import simulate
 from motley.plan.stack import MOTLEY
 from motley.plan.timing.cost import (
     backward_flops,
@@ -22,7 +23,6 @@ from motley.plan.timing.cost import (
     forward_flops,
     layer_cost,
 )
-from motley.plan.timing.simulate import simulate
 from motley.plan.timing.sync import all_reduce_seconds, gradient_buckets
 from motley.recipe import Recipe
 from plan_cases import ETHERNET, make_chip, make_cluster, make_recipe

@@ -17,7 +17,7 @@ from motley.cli.planning import cluster_for, show
 from motley.cluster import load_cluster
 from motley.errors import InputError, StorageError
 from motley.events import read_events
-from motley.plan.timing.calibration import Calibration, calibrate
+from motley.plan.calibration import Calibration, calibrate
 from motley.plan.trust import error_band
 from motley.recipe import Recipe, load_recipe
 from motley.train.folder import RunFolder, open_run_folder

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from motley.cli.output import print_json, say
 from motley.cli.planning import cluster_for
@@ -101,11 +102,11 @@ def _means(text: str, recipe: Recipe, source: Path) -> bool:
     return known.with_vocabulary(recipe.model.vocabulary) == recipe
 
 
-def _require_same_folder(table: dict[str, dict[str, object]], source: Path, out: Path) -> None:
+def _require_same_folder(table: dict[str, Any], source: Path, out: Path) -> None:
     """Relative paths in a recipe start at its folder, so the copy must stand there too."""
     data = table.get("data", {})
     corpus = data.get("corpus", ())
-    names = [corpus] if isinstance(corpus, str) else list(corpus)  # type: ignore[call-overload]
+    names = [corpus] if isinstance(corpus, str) else list(corpus)
     names += [data["tokenizer"]] if "tokenizer" in data else []
     relative = [name for name in names if name != "python-stdlib" and not Path(name).is_absolute()]
     if relative and source.resolve().parent != out.resolve().parent:

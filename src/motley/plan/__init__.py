@@ -11,8 +11,8 @@ models, `search` finds plans with them, `published` holds them against public fi
 from motley.plan.plan import Placement, Plan, Rejected, Replica, Stage, load_plan
 from motley.plan.search.build import build_plan, even_data_parallel, even_pipeline
 from motley.plan.search.search import search
+from motley.plan.simulate import Simulation, Span, simulate
 from motley.plan.timing.schedule import Action, one_forward_one_backward
-from motley.plan.timing.simulate import Simulation, Span, simulate
 from motley.plan.timing.sync import Bucket, gradient_buckets
 from motley.plan.validate import validate
 

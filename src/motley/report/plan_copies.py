@@ -13,8 +13,8 @@ from motley.cluster import Cluster
 from motley.plan.memory.stage import StageMemory, device_memory
 from motley.plan.plan import Plan, Replica, Stage
 from motley.plan.search.tables import kept_by
+from motley.plan.simulate import split_of
 from motley.plan.stack import Stack
-from motley.plan.timing.simulate import split_of
 from motley.recipe import Recipe
 from motley.report.words import plural
 

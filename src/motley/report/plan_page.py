@@ -13,8 +13,8 @@ from pathlib import Path
 from motley.cluster import Cluster
 from motley.plan.money import Money, money_of
 from motley.plan.plan import Plan
+from motley.plan.simulate import Simulation, simulate
 from motley.plan.stack import MOTLEY, Stack
-from motley.plan.timing.simulate import Simulation, simulate
 from motley.recipe import Recipe
 from motley.report.cluster_drawing import cluster_section
 from motley.report.document import (

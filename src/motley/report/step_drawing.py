@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from motley.plan.plan import Plan
-from motley.plan.timing.simulate import Simulation, SpanKind
+from motley.plan.simulate import Simulation, SpanKind
 from motley.report.kinds import Palette
 from motley.report.lanes import HATCH, lanes_legend, span_box, time_axis
 from motley.report.markup import Markup, join, tag

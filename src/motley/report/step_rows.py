@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from motley.plan.plan import Plan
-from motley.plan.timing.simulate import Simulation, Span, SpanKind
+from motley.plan.simulate import Simulation, Span, SpanKind
 
 SAME = 1e-6
 """Rows whose spans differ by less than this share of the step are drawn once."""

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from motley.events import EventLog
 from motley.model.counts import model_counts
 from motley.plan.plan import Plan
+from motley.plan.simulate import simulate
 from motley.plan.timing.cost import layer_cost
-from motley.plan.timing.simulate import simulate
 from motley.train.engine import Engine, StepResult
 from motley.train.folder import RunFolder
 

@@ -9,9 +9,9 @@ from motley.cluster import Cluster
 from motley.plan.explain.shares import called, listed
 from motley.plan.plan import Plan, Rejected, Stage
 from motley.plan.search.build import Built, built, even_batch, even_stages
-from motley.plan.search.tables import Memo
+from motley.plan.search.memo import Memo
+from motley.plan.simulate import cluster_evaluator
 from motley.plan.stack import Stack
-from motley.plan.timing.simulate import cluster_evaluator
 from motley.recipe import Recipe
 from motley.units import percent, size
 

@@ -19,9 +19,9 @@ from motley.plan.search.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.search.evaluate import Evaluator
 from motley.plan.search.refine import micro_batch_sizes
 from motley.plan.search.tables import kept_by
+from motley.plan.simulate import cluster_evaluator, split_of
 from motley.plan.space import TRAINABLE, Space
 from motley.plan.stack import MOTLEY, Stack
-from motley.plan.timing.simulate import cluster_evaluator, split_of
 from motley.recipe import Recipe
 
 

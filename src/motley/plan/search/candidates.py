@@ -24,9 +24,9 @@ from motley.plan.search.groupings import (
     grouping,
     kinds_of,
 )
+from motley.plan.search.memo import Links, Memo
 from motley.plan.search.rows import rows
 from motley.plan.search.splits import Found, SplitSearch
-from motley.plan.search.tables import Links, Memo
 from motley.plan.search.unions import Options, Part, Unions
 from motley.plan.space import Space
 from motley.plan.stack import Stack

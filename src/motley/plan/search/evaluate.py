@@ -14,7 +14,8 @@ from itertools import pairwise
 from motley.plan.layout import Layout
 from motley.plan.memory.update import directions_bytes
 from motley.plan.search.choices import Block, ReplicaChoice, Split, StageChoice
-from motley.plan.search.tables import Links, Memo, StageTables
+from motley.plan.search.memo import Links, Memo
+from motley.plan.search.tables import StageTables
 from motley.plan.space import TRAINABLE, Space
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.timing.collectives import send_seconds

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from operator import le
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
-from motley.chips.chip import Link
 from motley.errors import RecipeError
 from motley.model.config import ModelConfig
 from motley.plan.layout import Layout
@@ -18,6 +16,7 @@ from motley.plan.memory.stage import StageMemory, device_memory, stage_memory
 from motley.plan.memory.update import update_flops
 from motley.plan.search.blocks import inside
 from motley.plan.search.choices import Block, ReplicaChoice, StageChoice
+from motley.plan.search.memo import Held, Links, Memo, RunningSums
 from motley.plan.space import TRAINABLE, Space, layouts
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.timing.collectives import send_seconds, start_seconds
@@ -30,64 +29,15 @@ from motley.plan.timing.cost import (
     layer_time,
     optimizer_seconds,
 )
-from motley.plan.timing.pipeline import PipelineCost
 from motley.plan.timing.schedule import in_flight_of
 from motley.plan.timing.sync import all_reduce_seconds, group_exchange_seconds
 from motley.recipe import Recipe
-from motley.units import Precision
 
 if TYPE_CHECKING:
-    from motley.plan.search.stage_memory_arrays import NeedsTable
-
-Held = tuple[int, ...]
-"""How many layers of each kind a stage holds."""
+    pass
 
 FEW_AND_MANY = (1, 32)
 """Micro-batches in flight for which layouts are compared."""
-
-
-class RunningSums(NamedTuple):
-    """Running sums over layers: entry i is the time of the layers before i."""
-
-    forward: tuple[float, ...]
-    backward: tuple[float, ...]
-    weight: tuple[float, ...]
-    """The part of the backward pass that makes the gradients of the parameters."""
-
-
-class Links(Protocol):
-    """How blocks are linked, by their places."""
-
-    def link(self, first: int, second: int) -> Link:
-        """Between two blocks when all their chips send at once."""
-
-    def slowest(self, blocks: Sequence[int]) -> Link:
-        """As bad as the worst path between any two of the blocks."""
-
-
-@dataclass(frozen=True)
-class Memo:
-    """What was worked out for one model, sequence length, space and stack, by kinds of blocks.
-
-    Evaluators of unlike blocks and batches may share it.
-    """
-
-    ids: dict[Hashable, int] = field(default_factory=dict)
-    """Numbers of the kinds of blocks."""
-    held: dict[tuple[int, int], Held] = field(default_factory=dict)
-    needs: dict[tuple[int, ...], NeedsTable] = field(default_factory=dict)
-    """By the cuts between which stages lie."""
-    sums: dict[tuple[int, int, Layout], RunningSums] = field(default_factory=dict)
-    memory: dict[tuple[Precision, Held, int, int, Layout], StageMemory] = field(
-        default_factory=dict
-    )
-    layouts: dict[tuple[int, Held, int, int, int], Layout | None] = field(default_factory=dict)
-    useful: dict[tuple[int, int, int], tuple[Layout, ...]] = field(default_factory=dict)
-    parameters: dict[Held, int] = field(default_factory=dict)
-    updates: dict[tuple[int, Held, Layout], float] = field(default_factory=dict)
-    exchanges: dict[tuple[int, Held, Layout], float] = field(default_factory=dict)
-    runs: dict[tuple[PipelineCost, int, bool], tuple[float, ...]] = field(default_factory=dict)
-    """Beginnings of last backwards, by costs, number of micro-batches, and whether exact."""
 
 
 class StageTables:

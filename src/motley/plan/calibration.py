@@ -21,7 +21,7 @@ from motley.cluster import LOOPBACK, Cluster
 from motley.errors import ClusterError, ProbeError, RunFolderError
 from motley.events import Event
 from motley.plan.plan import Plan
-from motley.plan.timing.simulate import simulate
+from motley.plan.simulate import simulate
 from motley.recipe import Recipe
 from motley.units import percent
 

@@ -17,7 +17,7 @@ from motley.plan.plan import Plan, Replica
 from motley.plan.search.blocks import GroupLinks, Names, block_of, single_chips
 from motley.plan.search.choices import ReplicaChoice, StageChoice
 from motley.plan.search.evaluate import Evaluator, ReplicaTimes
-from motley.plan.search.tables import Memo
+from motley.plan.search.memo import Memo
 from motley.plan.space import TRAINABLE, Space
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.timing.pipeline import ActionTime
