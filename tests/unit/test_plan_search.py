@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from motley.chips.chip import Link
 from motley.cluster import Cluster
 from motley.errors import NoPlanError, RecipeError
+from motley.model.table_config import MemoryTables
+from motley.optim.flops import optimizer_flops
 from motley.plan.layout import Layout
 from motley.plan.memory.stage import stage_memory
 from motley.plan.plan import Plan
@@ -25,7 +27,7 @@ from motley.plan.search.search import search
 from motley.plan.simulate import simulate
 from motley.plan.space import ANY
 from motley.plan.validate import validate
-from motley.recipe import Recipe
+from motley.recipe import OptimizerConfig, Recipe
 from plan_cases import ETHERNET, FAST, ROOMY, make_chip, make_cluster, make_recipe
 
 speeds = st.lists(st.sampled_from([1e9, 2e9, 3e9, 5e9, 8e9]), min_size=1, max_size=4)
@@ -202,6 +204,32 @@ def test_alike_chips_with_an_odd_link_may_share_a_stage() -> None:
     plan = search(make_recipe(global_batch=1), parted, space=ANY)
     assert {"a", "b"} not in [set(placement.stage.chips) for placement in plan.placements()]
     assert max(len(placement.stage.chips) for placement in plan.placements()) == 2
+
+
+def test_alike_chips_share_what_muon_computes() -> None:
+    """Each of eight finds an eighth of the directions, and the search knows it."""
+    recipe = dataclasses.replace(
+        make_recipe(layers=4, width=256), optimizer=OptimizerConfig(kind="muon")
+    )
+    plan = search(recipe, make_cluster([1e10] * 8, link=ETHERNET))
+    assert [len(replica.stages) for replica in plan.replicas] == [1] * 8
+    alone = search(recipe, make_cluster([1e10]))
+    directions = optimizer_flops(recipe) / 1e10
+    assert alone.step_s > directions > 8 * 0.05 * plan.step_s
+    assert plan.step_s < alone.step_s / 5
+
+
+def test_what_a_share_of_the_batch_needs_is_not_taken_for_the_whole() -> None:
+    """Memory tables take the more, the more tokens a step has: each plan is checked as it is."""
+    model = dataclasses.replace(make_recipe().model, tables=MemoryTables(ngrams=(2, 3), rows=2**12))
+    recipe = dataclasses.replace(make_recipe(global_batch=96), model=model)
+    for memory in (4e6, 6e6, 8e6, 1.2e7, 2e7):
+        cluster = make_cluster([2e9, 2e9, 1e9, 1e9], [memory] * 4, ETHERNET)
+        try:
+            plan = search(recipe, cluster)
+        except NoPlanError:
+            continue
+        validate(plan, recipe, cluster)
 
 
 def test_a_set_of_units_has_the_level_of_its_slowest_link() -> None:

@@ -181,7 +181,10 @@ class Candidates:
         return self._evaluator(self.recipe, blocks, GroupLinks(self.cluster, groups))
 
     def _evaluator(self, recipe: Recipe, blocks: Sequence[Block], links: Links) -> Evaluator:
-        return Evaluator(recipe, blocks, links, space=self.space, stack=self.stack, memo=self.memo)
+        # Memory tables take the more, the more tokens a step has.
+        is_shared = recipe.model.tables is None or recipe.batch == self.recipe.batch
+        memo = self.memo if is_shared else Memo()
+        return Evaluator(recipe, blocks, links, space=self.space, stack=self.stack, memo=memo)
 
     def _ordered(self, found: list[Candidate]) -> list[Candidate]:
         """The best first; of nearly equal ones that with the fewest groups leads."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from motley.plan.layout import Layout
-from motley.plan.memory.update import directions_bytes
+from motley.plan.memory.update import directions_bytes, update_flops
 from motley.plan.search.choices import Block, ReplicaChoice, Split, StageChoice
 from motley.plan.search.memo import Links, Memo
 from motley.plan.search.tables import StageTables
@@ -34,6 +34,7 @@ from motley.plan.timing.sync import (
     rows_exchange_seconds,
 )
 from motley.recipe import Recipe
+from motley.units import Precision
 
 _Laid = tuple[tuple[tuple[StageChoice, Layout], ...], ...]
 """Every replica's stages with their layouts."""
@@ -88,6 +89,7 @@ class Evaluator(StageTables):
         super().__init__(recipe, blocks, links, space=space, stack=stack, memo=memo)
         self._replicas: dict[tuple[ReplicaChoice, bool], ReplicaTimes | None] = {}
         self._buckets: dict[_Laid, tuple[BucketTime, ...]] = {}
+        self._direction_work: dict[Precision, list[tuple[float, float]]] = {}
 
     def pipeline_cost(self, replica: ReplicaChoice, layouts: Sequence[Layout]) -> PipelineCost:
         """The times that the schedule's simulation needs."""
@@ -185,10 +187,14 @@ class Evaluator(StageTables):
         """The step with the stages laid out so, fitting or not."""
         times = [self.replica_times(*each) for each in zip(split, layouts, strict=True)]
         step_s = self.barrier(split, times)
-        busy = tuple(
-            seconds / step_s
+        computing = [
+            seconds
             for each in zip(split, layouts, strict=True)
             for seconds in self._busy_seconds(*each)
+        ]
+        busy = tuple(
+            (seconds + directions) / step_s
+            for seconds, (directions, _) in zip(computing, self._directions(split), strict=True)
         )
         return Prediction(step_s, step_s - max(time.finish_s for time in times), busy)
 
@@ -208,7 +214,7 @@ class Evaluator(StageTables):
         """When all gradients are added up everywhere; `record` receives each bucket's exchange."""
         end = max(time.finish_s for time in times)
         if len(split) == 1 and self._exchanges_nothing(times[0].layouts):
-            return end
+            return end + self._directions_seconds(split)
         channel: dict[int, float] = {}
         overlap = self.stack.overlap_data
         for bucket in self.bucket_times(split, [time.layouts for time in times]):
@@ -225,7 +231,7 @@ class Evaluator(StageTables):
                 record.append((bucket.index, start, done))
         if overlap and self.stack.exchange_slows:
             end += self._slowdown_seconds(split, times, end)
-        return end + self._directions_exchange_seconds(split) + self._rows_exchange_seconds(split)
+        return end + self._directions_seconds(split) + self._rows_exchange_seconds(split)
 
     def _rows_exchange_seconds(self, split: Split) -> float:
         """Of memory tables, when all other gradients are added up."""
@@ -236,25 +242,48 @@ class Evaluator(StageTables):
         tokens = [replica.num_samples * length for replica in split]
         return rows_exchange_seconds(self.recipe.model, tokens, link)
 
-    def _directions_exchange_seconds(self, split: Split) -> float:
-        """In the next step's update: owners of matrices give out the directions that they found.
+    def _directions(self, split: Split) -> list[tuple[float, float]]:
+        """Muon's directions that each stage finds, replica by replica: seconds, and the bytes that
+        it gives out.
 
-        A block owns as much as its speed's part of all matrices, if it holds so much.
+        All that hold a layer share its matrices by their speed (`motley.optim.owners`).
         """
-        if len(split) == 1 or not self.recipe.optimizer.orthogonalises:
-            return 0.0
         stages = [stage for replica in split for stage in replica.stages]
-        together = sum(self.blocks[stage.block].training_flops_per_s for stage in stages)
-        whole = directions_bytes(self.recipe, 0, self.num_layers)
-        owned = max(
-            min(
-                whole * self.blocks[stage.block].training_flops_per_s / together,
-                directions_bytes(self.recipe, stage.first_layer, stage.last_layer),
-            )
-            for stage in stages
-        )
-        link = self.links.slowest([stage.block for stage in stages])
-        return send_seconds(owned, link, self.stack.constants) + link.latency_s
+        if not self.recipe.optimizer.orthogonalises:
+            return [(0.0, 0.0)] * len(stages)
+        speeds = [self.blocks[stage.block].training_flops_per_s for stage in stages]
+        together = [0.0] * (self.num_layers + 1)
+        for stage, speed in zip(stages, speeds, strict=True):
+            together[stage.first_layer] += speed
+            together[stage.last_layer] -= speed
+        together = list(accumulate(together))
+        found = []
+        for stage, speed in zip(stages, speeds, strict=True):
+            work = self._layer_directions(self.blocks[stage.block].chip.precision)
+            held = range(stage.first_layer, stage.last_layer)
+            seconds = sum(work[layer][0] / together[layer] for layer in held)
+            found.append((seconds, sum(work[i][1] * speed / together[i] for i in held)))
+        return found
+
+    def _layer_directions(self, precision: Precision) -> list[tuple[float, float]]:
+        """FLOPs and bytes of each layer's directions."""
+        known = self._direction_work.get(precision)
+        if known is None:
+            layers = pairwise(range(self.num_layers + 1))
+            known = self._direction_work[precision] = [
+                (update_flops(self.recipe, *own, precision), directions_bytes(self.recipe, *own))
+                for own in layers
+            ]
+        return known
+
+    def _directions_seconds(self, split: Split) -> float:
+        """In the next step's update: finding the directions, then giving them out."""
+        found = self._directions(split)
+        seconds, owned = (max(each[place] for each in found) for place in (0, 1))
+        if len(split) == 1 or not owned:
+            return seconds
+        link = self.links.slowest([stage.block for replica in split for stage in replica.stages])
+        return seconds + send_seconds(owned, link, self.stack.constants) + link.latency_s
 
     def _slowdown_seconds(self, split: Split, times: Sequence[ReplicaTimes], end_s: float) -> float:
         """By how much the exchanges beside the passes hold those up."""

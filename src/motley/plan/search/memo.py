@@ -42,7 +42,8 @@ class Links(Protocol):
 class Memo:
     """What was worked out for one model, sequence length, space and stack, by kinds of blocks.
 
-    Evaluators of unlike blocks and batches may share it.
+    Evaluators of unlike blocks may share it, and of unlike batches where the model has no memory
+    tables.
     """
 
     ids: dict[Hashable, int] = field(default_factory=dict)

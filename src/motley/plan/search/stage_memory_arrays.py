@@ -1,7 +1,8 @@
 """Memory of all stages at once: arrays over the cuts where they begin (i) and end (j).
 
 What a stage needs is linear in the micro-batches that it keeps, up to one maximum, and linear in
-the layers of one kind. So a few stages are asked for, and the others lie between them.
+the layers of one kind, but for what Muon's step takes. So a few stages are asked for, and the
+others lie between them.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ class NeedsTable:
 
     def _work_out(self, tables: StageTables, block: int, size: int, layout: Layout) -> Needs:
         parts = np.zeros((4, len(self._ranges)))
+        is_bent = tables.recipe.optimizer.orthogonalises
         for line in self._lines:
-            asked = line if len(line) <= FEW else [line[0], line[-1]]
+            asked = line if len(line) <= FEW or is_bent else [line[0], line[-1]]
             stages = [StageChoice(block, *self._ranges[place]) for place in asked]
             values = [_asked(tables, stage, size, layout) for stage in stages]
             lengths = [self._length(place) for place in line]

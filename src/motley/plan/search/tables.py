@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from operator import le
-from typing import TYPE_CHECKING
 
 from motley.errors import RecipeError
 from motley.model.config import ModelConfig
 from motley.plan.layout import Layout
 from motley.plan.memory.held import groups_of, held_parameters
 from motley.plan.memory.stage import StageMemory, device_memory, stage_memory
-from motley.plan.memory.update import update_flops
 from motley.plan.search.blocks import inside
 from motley.plan.search.choices import Block, ReplicaChoice, StageChoice
 from motley.plan.search.memo import Held, Links, Memo, RunningSums
@@ -32,9 +30,6 @@ from motley.plan.timing.cost import (
 from motley.plan.timing.schedule import in_flight_of
 from motley.plan.timing.sync import all_reduce_seconds, group_exchange_seconds
 from motley.recipe import Recipe
-
-if TYPE_CHECKING:
-    pass
 
 FEW_AND_MANY = (1, 32)
 """Micro-batches in flight for which layouts are compared."""
@@ -300,28 +295,15 @@ class StageTables:
         return weight[stage.last_layer] - weight[stage.first_layer]
 
     def optimizer_seconds(self, stage: StageChoice, layout: Layout) -> float:
-        """Time of the update of what the stage holds."""
+        """Time of the update of what the stage holds, Muon's directions left out: those are shared
+        by all replicas."""
         key = (self._ids[stage.block], self.held(stage.first_layer, stage.last_layer), layout)
         seconds = self.memo.updates.get(key)
         if seconds is None:
             chip = self.blocks[stage.block].chip
             seconds = optimizer_seconds(chip, self.parameters(stage), layout, self.stack)
             self.memo.updates[key] = seconds
-        return seconds + self.directions_seconds(stage)
-
-    def directions_seconds(self, stage: StageChoice) -> float:
-        """Time in which the stage's chips orthogonalise their part of its matrices.
-
-        All chips that hold a matrix share that work by their speed, so none takes longer than all
-        together take for the whole model.
-        """
-        chip, first, last = self.blocks[stage.block].chip, stage.first_layer, stage.last_layer
-        alone = update_flops(self.recipe, first, last, chip.precision)
-        if not alone:
-            return 0.0
-        whole = update_flops(self.recipe, 0, self.num_layers, chip.precision)
-        together = sum(block.training_flops_per_s for block in self.blocks)
-        return min(alone / chip.training_flops_per_s, whole / together)
+        return seconds
 
     def exchange_seconds(self, stage: StageChoice, layout: Layout) -> float:
         """Time in which the members of the stage's group add up their gradients."""
