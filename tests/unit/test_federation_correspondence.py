@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch
 from federation_cases import Clock, Federation, Forwarding, base_state, federation, terms
 from motley.federation.codec import CodecConfig
 from motley.federation.correspondence import Correspondence
+from motley.federation.privacy import epsilon
 from motley.federation.rounds import Member
 from motley.federation.store import Store, memory_store
-from motley.federation.terms import Terms
+from motley.federation.terms import PrivacyConfig, Terms
 from motley.federation.trained import Trained
 from motley.federation.view import View
 
@@ -90,8 +92,8 @@ def test_rounds_go_on_while_a_snapshot_is_on_its_way() -> None:
     assert 1 in {snapshot.round for snapshot in view.snapshots()}
 
 
-def sparse_terms() -> Terms:
-    usual = terms()
+def sparse_terms(**round_terms: object) -> Terms:
+    usual = terms(**round_terms)
     return Terms(name="test", round=usual.round, codec=CodecConfig(kind="topk", density=1 / 64))
 
 
@@ -146,6 +148,73 @@ def test_the_error_of_an_update_that_nobody_has_seen_is_not_fed_back(tmp_path: P
     for round_ in range(2):
         run_round(others, undisturbed.clock, round_)
     assert payloads(made, 1) == payloads(undisturbed, 1)
+
+
+def own_payload(made: Federation, party: str, round_: int) -> str:
+    """What a party's update of a round consists of, decided or not."""
+    view = View(made.store)
+    view.refresh()
+    return view.updates(round_, view.chain.membership)[party].update.payload.chunks[0].digest
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_the_error_of_a_late_update_survives_a_restart(tmp_path: Path, staleness: int) -> None:
+    """No seal has decided it yet, or ever will, but it went out."""
+    sent = []
+    for restarts in (False, True):
+        folder = tmp_path / str(restarts)
+        made = federation("a", "b", "c", chosen=sparse_terms(staleness=staleness))
+        lines = {name: line(made, name, residuals=folder / name) for name in ("a", "b", "c")}
+        run_round(lines, made.clock, 0)
+        assert lines["a"].submit(trained(1, seed=0))
+        run_round({name: lines[name] for name in ("b", "c")}, made.clock, 1)
+        assert lines["a"].turn()
+        if restarts:
+            lines["a"] = line(made, "a", residuals=folder / "a")
+        assert lines["a"].submit(trained(2, seed=0))
+        lines["a"].turn()
+        sent.append([own_payload(made, "a", round_) for round_ in (1, 2)])
+    assert sent[0] == sent[1]
+
+
+def test_the_error_of_a_diverged_state_is_not_fed_back(tmp_path: Path) -> None:
+    """The one before is: what it went into was refused."""
+    sent = []
+    for diverges in (False, True):
+        folder = tmp_path / str(diverges)
+        made = federation("a", "b", "c", chosen=sparse_terms())
+        lines = {name: line(made, name, residuals=folder / name) for name in ("a", "b", "c")}
+        run_round(lines, made.clock, 0)
+        odd = lines["a"]
+        if diverges:
+            next(iter(odd.state.parameters.values())).add_(1)
+            odd.state._digests.clear()
+            assert odd.submit(trained(1, seed=0))
+            odd.turn()
+        run_round({name: lines[name] for name in ("b", "c")}, made.clock, 1)
+        odd._or_anew(odd.turn)
+        assert odd.submit(trained(2, seed=0))
+        odd.turn()
+        sent.append(own_payload(made, "a", 2))
+    assert sent[0] == sent[1]
+
+
+def test_the_privacy_spent_counts_what_no_seal_has_decided(tmp_path: Path) -> None:
+    privacy = PrivacyConfig(clip_norm=1.0, noise_multiplier=50.0)
+    made = federation(
+        "a", "b", "c", chosen=dataclasses.replace(sparse_terms(staleness=0), privacy=privacy)
+    )
+    lines = {name: line(made, name) for name in ("a", "b", "c")}
+    for round_ in range(3):
+        assert lines["a"].submit(trained(round_, seed=0))
+        run_round({name: lines[name] for name in ("b", "c")}, made.clock, round_)
+        lines["a"].turn()  # publishes what is too late for its round
+        lines["a"] = line(made, "a")
+    view = View(made.store)
+    view.refresh()
+    assert not [each for each in view.chain.sealed if "a" in {u.party for u in each.updates()}]
+    spent = [view.updates(r, view.chain.membership)["a"].update.epsilon for r in range(3)]
+    assert spent == [epsilon(privacy, count) for count in (1, 2, 3)]
 
 
 def test_a_damaged_or_full_disk_costs_the_fed_back_error_alone(tmp_path: Path) -> None:

@@ -156,9 +156,9 @@ class Correspondence:
         self._member.begin_session()
         self._state = join_state(self._member, self._cache)
         self._round = self._member.next_round
-        self._member.look()
+        look = self._member.look()
         self._last = self._member.chain.sealed[-1] if self._member.chain.sealed else None
-        self._outgoing.open()
+        self._outgoing.open(self._state.digest(), look.membership)
         whole = self._outgoing.start(self._state)
         self._open_round = self._round
         self._tell(News(round=self._round, keep=0.0, change=whole))
@@ -305,5 +305,4 @@ class Correspondence:
             with self._changed:
                 self._outbox.clear()
                 self._parcel = None
-            self._outgoing.forget()
             return self.open()

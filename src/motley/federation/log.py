@@ -26,6 +26,7 @@ LONGEST_REASON = 200
 
 CHARTER = "charter.json"
 AMENDMENTS = "amendments"
+ROUNDS = "rounds"
 SEALS = "seals"
 SESSIONS = "sessions"
 SNAPSHOTS = "snapshots"
@@ -34,7 +35,7 @@ _KEY = re.compile(r"(?P<stem>[a-z0-9/-]+)\.(?P<slot>0|[1-9][0-9]?)\.json")
 
 
 def round_folder(round_: int) -> str:
-    return f"rounds/{round_:08d}"
+    return f"{ROUNDS}/{round_:08d}"
 
 
 def update_stem(round_: int, party: str) -> str:

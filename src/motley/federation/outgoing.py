@@ -10,6 +10,7 @@ from torch import Tensor
 
 from motley.errors import StorageError
 from motley.federation.charter import Bulk
+from motley.federation.membership import Membership
 from motley.federation.messages import Update
 from motley.federation.privacy import epsilon, privatize
 from motley.federation.residuals import Residuals
@@ -51,31 +52,38 @@ class Outgoing:
         self._kept = Residuals(folder) if folder and not is_exact else None
         self._report = report
         self._residual: dict[str, Tensor] = {}
-        self._num_published = 0
+        self._published: set[int] = set()
+        """Rounds with an update of this party; those that no seal decides only where privacy is
+        counted."""
         self._local: dict[int, Mapping[str, Tensor]] = {}
         """By round: what was local when this process published."""
 
-    def open(self) -> None:
-        """Takes up what an earlier process of this party has left, as the log confirms it."""
-        own = {update.round: update for update in self._own_updates()}
-        self._num_published = len(own)
+    def open(self, base: str, membership: Membership) -> None:
+        """Takes up what an earlier process of this party has left, as the log confirms it; nothing
+        else stays. `base` is the digest of the state before the open round."""
+        view, chain, party = self._member.view, self._member.chain, self._member.party
+        own = {update.round: update for update in self._decided_updates()}
+        if self._terms.privacy is not None:
+            own |= view.updates_of(party, membership, besides=own)
+        self._published = set(own)
         self._local.clear()
-        if self._kept is None:
-            return
-        open_ = self._member.own_update()
-        if open_ is not None:
-            own[open_.round] = open_
-        known = {round_: update.payload for round_, update in own.items()}
-        self._residual = self._kept.load(self._terms.round.fragments, known.get)
+        self._residual.clear()
 
-    def _own_updates(self) -> Iterator[Update]:
+        def payload_of(round_: int) -> Bulk | None:
+            """What was computed from another state than the federation's counts for nothing."""
+            update = own.get(round_)
+            if update is None:
+                late = view.updates(round_, membership).get(party)
+                update = late.update if late else None
+            right = chain.base_of(round_) or base
+            return update.payload if update is not None and update.base == right else None
+
+        if self._kept is not None:
+            self._residual = self._kept.load(self._terms.round.fragments, payload_of)
+
+    def _decided_updates(self) -> Iterator[Update]:
         for sealed in self._member.chain.sealed:
             yield from (each for each in sealed.updates() if each.party == self._member.party)
-
-    def forget(self) -> None:
-        """Drops what belonged to a state that has diverged."""
-        self._residual.clear()
-        self._local.clear()
 
     def pack(self, state: GlobalState, trained: Trained) -> Parcel:
         """Work as an update of the state before its round."""
@@ -93,7 +101,7 @@ class Outgoing:
             seconds=trained.seconds,
             loss=trained.loss,
             chips=self._chips,
-            epsilon=epsilon(privacy, self._num_published + 1) if privacy else None,
+            epsilon=epsilon(privacy, len(self._published | {trained.round})) if privacy else None,
         )
         return Parcel(
             round=trained.round,
@@ -123,7 +131,7 @@ class Outgoing:
         if published.is_new:
             self._residual |= parcel.residual
         self._local = {parcel.round: parcel.local}
-        self._num_published += 1
+        self._published.add(parcel.round)
         return published
 
     def local_of(self, round_: int, state: GlobalState) -> Mapping[str, Tensor]:

@@ -1,8 +1,9 @@
 """The error that a party feeds back, kept over its restarts.
 
 An update's error belongs to that update: it is written before the update is announced, and counts
-after a restart only if that very update stands in the log. So an error is never fed back twice, nor
-that of an update that nobody has seen. Files are replaced whole; one that is damaged is left out.
+after a restart only if that very update stands in the log, decided or not, and began from the
+federation's state. So an error is never fed back twice, nor that of an update that nobody has seen
+or of a state that had diverged. Files are replaced whole; one that is damaged is left out.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Residuals:
         self, num_fragments: int, payload_of: Callable[[int], Bulk | None]
     ) -> dict[str, Tensor]:
         """By parameter name what is to be fed back; `payload_of` gives the bulk of this party's
-        update for a round as it stands in the log."""
+        update for a round as it stands in the log, if it counts; asked for a file at a time."""
         found: dict[str, Tensor] = {}
         for fragment in range(num_fragments):
             for kept in self._of(fragment):

@@ -13,6 +13,7 @@ from motley.federation.log import (
     AMENDMENTS,
     CHARTER,
     MOST_SLOTS,
+    ROUNDS,
     SEALS,
     SESSIONS,
     SNAPSHOTS,
@@ -151,6 +152,21 @@ class View:
     def updates(self, round_: int, membership: Membership) -> dict[str, Manifest]:
         """The manifests of any round, by party."""
         return self._updates(round_, self.log.slots(f"{round_folder(round_)}/updates"), membership)
+
+    def updates_of(
+        self, party: str, membership: Membership, *, besides: Collection[int]
+    ) -> dict[int, Update]:
+        """All updates of a party, decided or not, by round, without some rounds; lists them all."""
+        slots = self.log.slots(ROUNDS)
+        found = {}
+        for round_ in range(self.chain.next_round + 1):
+            stem = update_stem(round_, party)
+            if round_ not in besides and stem in slots:
+                read = self.reader_of_update(round_, party, membership)
+                manifest = self.log.first(stem, "update", slots[stem], read).value
+                if manifest is not None:
+                    found[round_] = manifest.update
+        return found
 
     def _updates(
         self, round_: int, slots: Mapping[str, Collection[int]], membership: Membership
