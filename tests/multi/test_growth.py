@@ -10,13 +10,15 @@ import pytest
 import torch
 
 import jobs
+from motley.ablation import BASE, finished, tasks_of
 from motley.data import PreparedData, SampleSource
-from motley.errors import CheckpointError, RecipeError
+from motley.errors import CheckpointError, RecipeError, RunFolderError
 from motley.model.transformer import build_transformer
 from motley.optim.flops import training_flops
 from motley.recipe import GrowthConfig, Recipe
 from motley.train.folder import RunFolder
 from motley.train.growth import resolved_growth, source_name
+from motley.train.prepare import new_run
 from motley.train.trained import load_model
 
 STEPS = 6
@@ -75,6 +77,21 @@ def test_what_the_small_run_cost_is_counted(
     alone = dataclasses.replace(deep, growth=None)
     assert training_flops(deep) == training_flops(alone) + training_flops(small_run.recipe())
     assert alone.digest != deep.digest
+
+
+def test_an_ablation_knows_its_grown_run_again(
+    small: tuple[Recipe, PreparedData], small_run: RunFolder, tmp_path: Path
+) -> None:
+    growth = GrowthConfig(run=str(small_run.path))
+    recipe = dataclasses.replace(small[0], growth=growth)
+    (task,) = tasks_of({BASE: recipe}, [0], tmp_path)
+    new_run(task.recipe, jobs.cluster("fp32"), None, task.path, lambda text: None)
+    assert finished(task) is None
+    from_elsewhere = dataclasses.replace(growth, run=str(tmp_path))
+    for other in (None, dataclasses.replace(growth, steps=STEPS - 1), from_elsewhere):
+        changed = dataclasses.replace(task.recipe, growth=other)
+        with pytest.raises(RunFolderError, match="another recipe"):
+            finished(dataclasses.replace(task, recipe=changed))
 
 
 def test_what_cannot_be_stacked_is_refused(

@@ -22,17 +22,19 @@ from motley.ablation import (
     parse_changes,
     recipes_of,
     tasks_of,
+    train_all,
     written,
 )
 from motley.ablation.changes import Changes
+from motley.cli.ablating import _reading
 from motley.cluster import load_cluster
-from motley.errors import InputError, RecipeError, RunFolderError
+from motley.errors import DivergedError, InputError, RecipeError, RunFolderError
 from motley.events import EventLog
 from motley.model.config import ModelConfig
 from motley.plan import search
 from motley.recipe import Recipe
 from motley.report.ablation_page import ablation_html
-from motley.train.folder import create_run_folder
+from motley.train.folder import RunFolder, create_run_folder
 from page_browser import Outline
 
 DEMO = Path(__file__).parents[2] / "clusters" / "demo.toml"
@@ -153,6 +155,61 @@ def test_only_a_run_that_came_to_its_end_counts(tmp_path: Path) -> None:
     other = dataclasses.replace(task, recipe=changed(task.recipe, {"optimizer.learning_rate": 0.5}))
     with pytest.raises(RunFolderError, match="another recipe"):
         finished(other)
+
+
+def test_what_diverged_is_not_trained_again_unless_it_came_to_its_end_after_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "text").mkdir()
+    for number in range(40):
+        words = " ".join(f"word{number * index % 17}" for index in range(60))
+        (tmp_path / "text" / f"{number}.txt").write_text(words)
+    corpus = {"data.corpus": [str(tmp_path / "text")], "data.vocab_size": 300}
+    tasks = tasks_of({BASE: changed(RECIPE, corpus)}, [0], tmp_path / "out")
+    trained: list[Path] = []
+
+    def diverges(folder: RunFolder) -> None:
+        trained.append(folder.path)
+        with EventLog.open(folder.events) as log:
+            log.write("run_finished", step=3, reason="failed", seconds=None)
+        raise DivergedError("the loss is not finite at step 3.")
+
+    for _ in range(2):
+        (outcome,) = train_all(tasks, load_cluster(DEMO), diverges, lambda text: None)
+        assert outcome is not None
+        assert outcome.bits_per_byte == math.inf
+    assert trained == [tasks[0].path]
+    other = dataclasses.replace(tasks[0], recipe=changed(tasks[0].recipe, {"seed": 9}))
+    with pytest.raises(RunFolderError, match="another recipe"):
+        finished(other)
+    with EventLog.open(tasks[0].path / "events.jsonl") as log:
+        log.write("validation", step=300, loss=1.0, bits_per_byte=1.5, seconds=1.0)
+        log.write("run_finished", step=300, reason="done", seconds=3.0)
+    resumed = finished(tasks[0])
+    assert resumed is not None
+    assert resumed.bits_per_byte == 1.5
+
+
+@pytest.mark.parametrize(
+    ("base", "variant", "seeds", "said"),
+    [
+        (2.0, 1.9, 1, "give --seeds 3"),
+        (math.inf, 1.9, 3, "the recipe itself diverged"),
+        (math.inf, 1.9, 1, "the recipe itself diverged"),
+        (2.0, math.inf, 3, "every variant diverged"),
+        (2.0, 1.9, 3, "measured; lower is better"),
+    ],
+)
+def test_what_is_said_below_the_table(base: float, variant: float, seeds: int, said: str) -> None:
+    runs = [
+        outcome(name, seed, mean + 0.01 * seed)
+        for name, mean in ((BASE, base), ("x", variant))
+        for seed in range(seeds)
+    ]
+    text = _reading(compare(runs, [BASE, "x"]))
+    assert said in text
+    assert ("--seeds" in text) == (said == "give --seeds 3")
 
 
 def test_noise_is_called_noise_and_one_seed_claims_nothing() -> None:

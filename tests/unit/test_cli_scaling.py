@@ -55,6 +55,36 @@ def test_a_recipe_for_some_hours_of_a_cluster(folder: Path) -> None:
     assert step_s * load_recipe(folder / "scaled.toml").schedule.steps <= 0.05 * 3600 * 1.05
 
 
+def test_what_a_recipe_grows_from_starts_at_its_folder_too(folder: Path) -> None:
+    (folder / "other").mkdir()
+    (folder / "grown.toml").write_text(COMMENTED + '\n[growth]\nrun = "runs/small"\n')
+    words = ("scale", "grown.toml", "--layers", "2")
+    result = motley(*words, "--out", "deep.toml", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    growth = load_recipe(folder / "deep.toml").growth
+    assert growth is not None
+    assert Path(growth.run) == (folder / "runs" / "small").resolve()
+    bare = (folder / "grown.toml").read_text().replace('corpus = ["text"]', "")
+    (folder / "grown.toml").write_text(bare)
+    said = fails(motley(*words, "--out", "other/deep.toml", cwd=folder), 2)
+    assert "runs/small, which starts at its own folder" in said
+
+
+def test_a_model_named_by_a_path_starts_at_the_recipe_s_folder(folder: Path) -> None:
+    (folder / "other").mkdir()
+    shape = {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 300}
+    (folder / "shape").mkdir()
+    (folder / "shape" / "config.json").write_text(json.dumps({**shape, "n_positions": 64}))
+    for preset, refused in (("shape", True), ("shape/config.json", True), ("gpt2", False)):
+        text = f'[model]\npreset = "{preset}"\n[batch]\nsequence_length = 64\n'
+        (folder / "named.toml").write_text(text)
+        result = motley("scale", "named.toml", "--batch", "8", "--out", "other/x.toml", cwd=folder)
+        if refused:
+            assert f"{preset}, which starts at its own folder" in fails(result, 2)
+        else:
+            assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

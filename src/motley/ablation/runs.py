@@ -1,7 +1,8 @@
 """Trains every variant with every seed through the ordinary engine, in run folders that stay.
 
 An ablation's folder holds `VARIANT/seed-N`, each a whole run. What has finished is never trained
-again, what was stopped goes on from its newest checkpoint, so the same command carries on.
+again, nor what has diverged; what was stopped goes on from its newest checkpoint, so the same
+command carries on.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motley.cluster import Cluster
-from motley.errors import DivergedError, MotleyError, RunFolderError
+from motley.errors import DivergedError, MotleyError, RunFolderError, StorageError
 from motley.events import Event, read_events
-from motley.recipe import Recipe
+from motley.recipe import GrowthConfig, Recipe
 from motley.train.folder import RunFolder, open_run_folder
 from motley.train.prepare import Report, new_run, resume_run
 
 Train = Callable[[RunFolder], None]
 """Runs a run's folder to its end, or to a stop that the user asked for; raises if it fails."""
+
+DIVERGED = "diverged.txt"
+"""In a run's folder, with the message: its training was lost. A run that was taken up by hand and
+came to its end counts as any other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +88,26 @@ def train_all(
 
 def _trained(task: Task, cluster: Cluster, train: Train, report: Report) -> Outcome | None:
     """One run's outcome; None if it was stopped before its end."""
+    folder = _opened(task, cluster, report)
     try:
-        train(_opened(task, cluster, report))
+        train(folder)
     except DivergedError as end:
         report(f"{task.variant}, seed {task.seed}: {end.message} It counts as without end.")
-        return Outcome(
-            variant=task.variant, seed=task.seed, bits_per_byte=math.inf, curve=(), tokens=0,
-            training_s=0.0, path=task.path,
-        )  # fmt: skip
+        _keep_diverged(folder, end.message)
     return finished(task)
 
 
+def _keep_diverged(folder: RunFolder, message: str) -> None:
+    path = folder.path / DIVERGED
+    try:
+        path.write_text(f"{message}\n", encoding="utf-8")
+    except OSError as cause:
+        raise StorageError(f"{path} cannot be written: {cause}.", remedy="Free space.") from None
+
+
 def finished(task: Task) -> Outcome | None:
-    """The outcome of a run that has come to its end; None if it has not, or was never begun.
+    """The outcome of a run that has come to its end or diverged; None if neither has happened, or
+    it was never begun.
 
     `RunFolderError` if the folder holds a run of another recipe.
     """
@@ -103,6 +115,18 @@ def finished(task: Task) -> Outcome | None:
         return None
     folder = open_run_folder(task.path)
     _require_same(folder, task)
+    if (outcome := _at_the_end(task, folder)) is not None:
+        return outcome
+    if not (folder.path / DIVERGED).is_file():
+        return None
+    return Outcome(
+        variant=task.variant, seed=task.seed, bits_per_byte=math.inf, curve=(), tokens=0,
+        training_s=0.0, path=task.path,
+    )  # fmt: skip
+
+
+def _at_the_end(task: Task, folder: RunFolder) -> Outcome | None:
+    """What the events of a run say that has come to its end."""
     try:
         events = read_events(folder.events)
     except MotleyError:
@@ -134,11 +158,20 @@ def _require_same(folder: RunFolder, task: Task) -> None:
     found, wanted = folder.recipe(), task.recipe
     vocab_size = wanted.model.vocab_size or found.model.vocab_size
     model = dataclasses.replace(wanted.model, vocab_size=vocab_size)
-    if found != dataclasses.replace(wanted, model=model):
+    if found != dataclasses.replace(wanted, model=model, growth=_resolved(wanted, found)):
         raise RunFolderError(
             f"{task.path} holds a run of another recipe than '{task.variant}', seed {task.seed}.",
             remedy="Name another folder with --out, or delete that run.",
         )
+
+
+def _resolved(wanted: Recipe, found: Recipe) -> GrowthConfig | None:
+    """The growth that is wanted, with what a new run fills in taken from the one that is there."""
+    if wanted.growth is None or found.growth is None:
+        return wanted.growth
+    steps = found.growth.steps if wanted.growth.steps is None else wanted.growth.steps
+    run = str(Path(wanted.growth.run).resolve())
+    return dataclasses.replace(wanted.growth, run=run, steps=steps, flops=found.growth.flops)
 
 
 def _last_by_step(events: Iterator[Event]) -> list[Event]:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from motley.ablation import (
+    BASE,
     Interval,
     Outcome,
     Row,
@@ -128,6 +129,13 @@ def _half(interval: Interval | None) -> str:
 
 
 def _reading(rows: Sequence[Row]) -> str:
-    if all(row.verdict in ("base", "no claim", "diverged") for row in rows):
+    lost = {row.variant for row in rows if row.verdict == "diverged"}
+    if BASE in lost:
+        return (
+            "Nothing can be compared: the recipe itself diverged. Lower its learning rates first."
+        )
+    if lost and len(lost) == len(rows) - 1:
+        return "Nothing can be compared: every variant diverged. Lower their learning rates first."
+    if all(len(row.seeds) == 1 for row in rows):
         return "With one seed no difference can be told from noise: give --seeds 3 or more."
     return "measured; lower is better. noise: the 95 % interval of the difference holds zero."

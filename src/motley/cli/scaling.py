@@ -15,6 +15,7 @@ from motley.cli.output import print_json, say
 from motley.cli.planning import cluster_for
 from motley.cluster import Cluster
 from motley.errors import InputError, RecipeError, StorageError
+from motley.model.named import config_path
 from motley.recipe import Recipe, load_recipe, parse_recipe
 from motley.recipe.packaged import packaged_recipe
 from motley.recipe.rewrite import rewritten
@@ -93,24 +94,33 @@ def _write(source: Path, transfer: Transfer, out: Path) -> None:
 
 
 def _means(text: str, recipe: Recipe, source: Path) -> bool:
-    """Whether the text, in the source's folder, is that recipe."""
+    """Whether the text, in the source's folder, is that recipe; its text and what it grows from,
+    which no size changes, are taken as they are."""
     try:
         meant = parse_recipe(tomllib.loads(text), source.name, source.parent)
     except (ValueError, RecipeError):
         return False
-    known = dataclasses.replace(meant, data=recipe.data)
+    known = dataclasses.replace(meant, data=recipe.data, growth=recipe.growth)
     return known.with_vocabulary(recipe.model.vocabulary) == recipe
 
 
 def _require_same_folder(table: dict[str, Any], source: Path, out: Path) -> None:
     """Relative paths in a recipe start at its folder, so the copy must stand there too."""
-    data = table.get("data", {})
-    corpus = data.get("corpus", ())
-    names = [corpus] if isinstance(corpus, str) else list(corpus)
-    names += [data["tokenizer"]] if "tokenizer" in data else []
-    relative = [name for name in names if name != "python-stdlib" and not Path(name).is_absolute()]
+    relative = [name for name in _paths(table, source.parent) if not Path(name).is_absolute()]
     if relative and source.resolve().parent != out.resolve().parent:
         raise InputError(
             f"{source.name} names {relative[0]}, which starts at its own folder.",
             remedy=f"Write the scaled recipe beside it: --out {source.parent / out.name}.",
         )
+
+
+def _paths(table: dict[str, Any], folder: Path) -> list[str]:
+    """All files and folders that a recipe names."""
+    data = table.get("data", {})
+    corpus = data.get("corpus", ())
+    names = [corpus] if isinstance(corpus, str) else list(corpus)
+    names = [name for name in names if name != "python-stdlib"]
+    names += [data["tokenizer"]] if "tokenizer" in data else []
+    names += [table["growth"]["run"]] if "growth" in table else []
+    preset = table["model"].get("preset")
+    return [*names, preset] if preset and config_path(preset, folder) else names

@@ -45,9 +45,8 @@ def model_named(name_or_path: str | Path, folder: Path = Path()) -> ModelConfig:
 
     A relative path starts at `folder`. `RecipeError` names the nearest preset.
     """
-    path = folder / name_or_path
-    path = path / "config.json" if path.is_dir() else path
-    if path.suffix == ".json":
+    path = config_path(name_or_path, folder)
+    if path is not None:
         return _read(path)
     name = preset_named(str(name_or_path))
     if name is None:
@@ -57,6 +56,13 @@ def model_named(name_or_path: str | Path, folder: Path = Path()) -> ModelConfig:
         listed = f"Known models: {', '.join(PRESETS)}; or a path to a config.json."
         raise RecipeError(f"there is no model '{name_or_path}'.", remedy=near or listed)
     return PRESETS[name]
+
+
+def config_path(name_or_path: str | Path, folder: Path = Path()) -> Path | None:
+    """The `config.json` that is meant, itself or by its folder; None for a name."""
+    path = folder / name_or_path
+    path = path / "config.json" if path.is_dir() else path
+    return path if path.suffix == ".json" else None
 
 
 def preset_named(name: str) -> str | None:
