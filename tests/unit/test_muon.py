@@ -16,7 +16,7 @@ from motley.optim.muon import Muon
 from motley.optim.optimizer import build_optimizer
 from motley.optim.orthogonal import orthogonalise
 from motley.optim.polar import QUINTIC, TOLERANCE, lower_bound, polar_coefficients
-from motley.optim.products import orthogonal_flops
+from motley.optim.products import orthogonal_flops, products_precision
 from motley.recipe import OptimizerConfig
 
 CONFIG = OptimizerConfig(
@@ -160,6 +160,13 @@ def test_zeros_stay_zero() -> None:
     for shape in ((2, 6, 6), (2, 6, 30)):
         found = orthogonalise(torch.zeros(shape), config, torch.float32)
         assert torch.equal(found, torch.zeros(shape))
+
+
+def test_a_chip_of_fp16_computes_its_products_in_fp32() -> None:
+    """Small singular values to the fourth vanish in fp16, and zeros would become 0 / 0."""
+    assert [products_precision(each) for each in ("fp32", "bf16", "fp16")] == [
+        "fp32", "bf16", "fp32",
+    ]  # fmt: skip
 
 
 @given(

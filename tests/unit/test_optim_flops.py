@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from model_shapes import SHAPES
+from model_shapes import OPT_IN, SHAPES
 from motley.errors import RecipeError
 from motley.model.counts import model_counts
 from motley.model.transformer import build_transformer
@@ -24,12 +24,12 @@ from motley.recipe import BatchConfig, OptimizerConfig, Recipe, ScheduleConfig, 
 from motley.units import Precision
 
 
-@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("family", [*SHAPES, *OPT_IN])
 def test_the_matrices_are_those_of_the_model(family: str) -> None:
-    config = SHAPES[family]
+    config = {**SHAPES, **OPT_IN}[family]
     found = {matrix.name: matrix[2:] for matrix in orthogonal_matrices(config)}
     expected = {
-        name: (*each.shape[-2:], each.numel() // (each.shape[-2] * each.shape[-1]))
+        name: tuple(each.shape)
         for name, each in build_transformer(config, seed=0).state().items()
         if is_orthogonalised(name, each.shape)
     }

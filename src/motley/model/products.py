@@ -38,6 +38,15 @@ class Product(NamedTuple):
     """The matrix is that of a product before it."""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """As the layer's parameters are called: each expert has its own."""
+        _, is_expert, part = self.name.partition(f"{FIRST_EXPERT}.")
+        if not is_expert:
+            return (self.name,)
+        stem = FIRST_EXPERT.removesuffix("0")
+        return tuple(f"{stem}{expert}.{part}" for expert in range(self.experts))
+
+    @property
     def parameters(self) -> int:
         """Of all experts, with biases."""
         return self._size * self.experts

@@ -90,10 +90,10 @@ class EightBitAdamW:
         )
         spread_be = _spread(blocks.start, first_be, count)
         state.first_scale_b[blocks] = _encode(
-            first_be, spread_be, state.first_be[blocks], FIRST_LEVELS, FIRST_OCTAVES
+            first_be, spread_be, state.first_be[blocks], FIRST_LEVELS, FIRST_OCTAVES, least=0
         )
         state.second_scale_b[blocks] = _encode(
-            root_be, spread_be, state.second_be[blocks], SECOND_LEVELS, SECOND_OCTAVES
+            root_be, spread_be, state.second_be[blocks], SECOND_LEVELS, SECOND_OCTAVES, least=1
         )
         first = first_be.view(-1)[: gradient.numel()] / (1 - beta1**count)
         root = root_be.view(-1)[: gradient.numel()] / (1 - beta2**count) ** 0.5
@@ -141,14 +141,18 @@ def _decode(codes_be: Tensor, scale_b: Tensor, levels: int, octaves: int) -> Ten
 
 
 def _encode(
-    values_be: Tensor, spread_be: Tensor, codes_be: Tensor, levels: int, octaves: int
+    values_be: Tensor, spread_be: Tensor, codes_be: Tensor, levels: int, octaves: int, least: int
 ) -> Tensor:
-    """Writes the codes of the values; returns the blocks' scales."""
+    """Writes the codes of the values, at least `least`; returns the blocks' scales.
+
+    Code 0 is zero. A first moment must be able to vanish: an element without gradients would drift
+    for ever. A second moment must not, as it divides.
+    """
     magnitude_be = values_be.abs()
     scale_b = magnitude_be.amax(dim=1)
     share_be = magnitude_be / scale_b.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
     number_be = share_be.log2().mul_((levels - 1) / octaves).add_(levels)
-    number_be = number_be.add_(spread_be).floor_().clamp_(min=1, max=levels)
+    number_be = number_be.add_(spread_be).floor_().clamp_(min=least, max=levels)
     codes_be.copy_(number_be.mul_(values_be.sign()))
     return scale_b
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from motley.model.counts import model_counts
 from motley.optim.curriculum import piece_phases
 from motley.optim.matrices import orthogonal_matrices
+from motley.optim.products import products_precision
 from motley.recipe import Recipe
 from motley.units import BYTES_PER_ELEMENT, Precision
 
@@ -20,7 +21,10 @@ def optimizer_flops(recipe: Recipe, precision: Precision = "fp32") -> float:
     if not config.orthogonalises:
         return 0.0
     matrices = orthogonal_matrices(recipe.model)
-    once = sum(matrix.flops(config, BYTES_PER_ELEMENT[precision]) for matrix in matrices)
+    once = sum(
+        matrix.flops(config, BYTES_PER_ELEMENT[products_precision(precision)])
+        for matrix in matrices
+    )
     return once / config.orthogonal_every
 
 

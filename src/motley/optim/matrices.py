@@ -14,25 +14,22 @@ from motley.recipe import OptimizerConfig
 
 
 class Matrix(NamedTuple):
-    """A parameter [outputs, inputs] of a block, or a stack of them."""
+    """A parameter [outputs, inputs] of a block."""
 
     name: str
     layer: int
     outputs: int
     inputs: int
-    copies: int = 1
-    """Matrices of a stack."""
 
     @property
     def size(self) -> int:
-        return self.outputs * self.inputs * self.copies
+        return self.outputs * self.inputs
 
     def flops(self, config: OptimizerConfig, element_bytes: int) -> float:
-        """Of orthogonalising all of the stack once, with products in so many bytes."""
-        alone = orthogonal_flops(
+        """Of orthogonalising it once, with products in so many bytes."""
+        return orthogonal_flops(
             self.outputs, self.inputs, config.orthogonal_iterations, element_bytes
         )
-        return self.copies * alone
 
 
 @lru_cache(maxsize=64)
@@ -44,6 +41,7 @@ def orthogonal_matrices(model: ModelConfig) -> tuple[Matrix, ...]:
 def _matrices(model: ModelConfig) -> Iterator[Matrix]:
     for layer in range(1, model.num_layers - 1):
         for product in layer_products(model, layer):
-            name = f"blocks.{layer - 1}.{product.name}.weight"
-            if is_orthogonalised(name, (product.out_width, product.in_width)):
-                yield Matrix(name, layer, product.out_width, product.in_width, product.experts)
+            for local_name in product.names:
+                name = f"blocks.{layer - 1}.{local_name}.weight"
+                if is_orthogonalised(name, (product.out_width, product.in_width)):
+                    yield Matrix(name, layer, product.out_width, product.in_width)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-FP32_BYTES = 4
+from motley.units import BYTES_PER_ELEMENT, Precision
+
 MOST_GRAM_ITERATIONS = 5
 """Iterations on xx' multiply its rounding errors by the squared slopes of the polynomials; after
 five of them an error of fp32 has grown to about a tenth."""
+
+
+def products_precision(precision: Precision) -> Precision:
+    """The format of the products on a chip that trains in `precision`: fp16 is too narrow for the
+    powers of small singular values, so there they are fp32."""
+    return "fp32" if precision == "fp16" else precision
 
 
 def direct_flops(rows: int, columns: int, iterations: int) -> float:
@@ -22,7 +29,7 @@ def gram_flops(rows: int, columns: int, iterations: int) -> float:
 
 def prefers_gram(rows: int, columns: int, iterations: int, element_bytes: int) -> bool:
     """Whether iterating on xx' takes fewer FLOPs and is exact enough."""
-    if element_bytes < FP32_BYTES or iterations > MOST_GRAM_ITERATIONS:
+    if element_bytes < BYTES_PER_ELEMENT["fp32"] or iterations > MOST_GRAM_ITERATIONS:
         return False
     return gram_flops(rows, columns, iterations) < direct_flops(rows, columns, iterations)
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch.distributed as dist
 
 from motley.chips.emulated import EmulatedEdge
-from motley.chips.runtime import Runtime
+from motley.chips.runtime import TORCH_DTYPES, Runtime
 from motley.cluster import Cluster
 from motley.optim.matrices import orthogonal_matrices
 from motley.optim.optimizer import Optimizer, build_optimizer
 from motley.optim.owners import holders_of, share_out
+from motley.optim.products import products_precision
 from motley.plan.plan import Plan
 from motley.plan.timing.sync import BUCKET_BYTES
 from motley.recipe import Recipe
@@ -54,7 +55,7 @@ def build_update(
     return build_optimizer(
         parameters.masters,
         recipe.optimizer,
-        runtime.dtype,
+        TORCH_DTYPES[products_precision(runtime.chip.precision)],
         table_rate=tables.learning_rate if tables else 0.0,
         owned=frozenset(name for name in held if owners[name] == rank),
         foreign=frozenset(name for name in held if owners[name] != rank),

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from motley.model.config import ModelConfig
 from motley.optim.matrices import Matrix, orthogonal_matrices
+from motley.optim.products import products_precision
 from motley.optim.sizes import (
     CODED_BYTES,
     FEWEST_CODED_ELEMENTS,
@@ -53,8 +54,7 @@ def _moment_bytes(model: ModelConfig, config: OptimizerConfig, first: int, last:
     total = MOMENT_BYTES * rest + MOMENTUM_BYTES * momenta + CODED_BYTES * coded
     if config.kind == "normuon":
         total += MOMENTUM_BYTES * sum(
-            matrix.copies * max(matrix.outputs, matrix.inputs)
-            for matrix in _between(model, first, last)
+            max(matrix.outputs, matrix.inputs) for matrix in _between(model, first, last)
         )
     return total / held
 
@@ -79,7 +79,8 @@ def update_flops(recipe: Recipe, first: int, last: int, precision: Precision) ->
     """Of one update of all matrices of the layers [first, last), in the mean over the steps."""
     if not recipe.optimizer.orthogonalises:
         return 0.0
-    return _update_flops(recipe.model, recipe.optimizer, first, last, BYTES_PER_ELEMENT[precision])
+    element_bytes = BYTES_PER_ELEMENT[products_precision(precision)]
+    return _update_flops(recipe.model, recipe.optimizer, first, last, element_bytes)
 
 
 def directions_bytes(recipe: Recipe, first: int, last: int) -> float:
