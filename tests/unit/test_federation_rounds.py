@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+import torch
 
 from federation_cases import (
     Federation,
@@ -26,15 +27,25 @@ from motley.errors import (
     VoidObjectError,
 )
 from motley.federation.amending import amend
+from motley.federation.bulk import write_bulk
 from motley.federation.chain import compose
 from motley.federation.encrypt import GroupCipher
 from motley.federation.ledger import ledger, to_csv
 from motley.federation.log import review_stem, seal_stem
 from motley.federation.membership import Membership
 from motley.federation.messages import Review, Vote, body_of
-from motley.federation.snapshots import join_state, save_snapshot, wants_snapshot
+from motley.federation.snapshots import announce_snapshot, join_state, wants_snapshot
+from motley.federation.store import Entry
+from motley.federation.tensors import pack
 from motley.federation.verify import verify
 from motley.federation.view import View
+
+
+def store_state(party: Party) -> None:
+    """The party's state before the next round, as its correspondence stores it."""
+    member, state = party.member, party.state
+    bulk = write_bulk(member.store, state.pack(), member.cipher)
+    announce_snapshot(member, member.next_round, state.digest(), bulk)
 
 
 def membership_of(made: Federation) -> Membership:
@@ -144,7 +155,7 @@ def test_joining_from_a_snapshot_and_the_rounds_after_it() -> None:
         made.run_round()
         for party in made.parties.values():
             if wants_snapshot(party.member):
-                save_snapshot(party.member, party.state)
+                store_state(party)
     view = View(made.store)
     view.refresh()
     assert [snapshot.round for snapshot in view.snapshots()] == [4, 2]
@@ -156,13 +167,23 @@ def test_joining_from_a_snapshot_and_the_rounds_after_it() -> None:
     assert membership_of(made).is_active("c")
 
 
+def test_a_state_that_is_slow_to_come_is_not_sent_by_all_at_once() -> None:
+    made = federation("a", "b", "c", "d", "e", chosen=terms(snapshot_every=1, quorum=5))
+    sending = []
+    for _ in range(5):
+        made.run_round()
+        sending.append({n for n, each in made.parties.items() if wants_snapshot(each.member)})
+    assert [len(names) for names in sending] == [1, 1, 2, 2, 3]
+    assert sending[1] <= sending[2] == sending[3] <= sending[4]
+
+
 def test_a_false_snapshot_is_not_believed() -> None:
     made = federation("a", "b", chosen=terms(snapshot_every=1))
     made.run_round()
     liar = made.parties["a"]
     next(iter(liar.state.parameters.values())).add_(1)
     liar.state._digests.clear()
-    save_snapshot(liar.member, liar.state)
+    store_state(liar)
     liar.state = join_state(liar.member)
     made.run_round()
     assert join_state(made.parties["b"].member).digest() == made.parties["b"].state.digest()
@@ -273,10 +294,109 @@ class Liar(Party):
 
 def test_a_dishonest_reviewer_is_outvoted_and_named() -> None:
     made = federation("a", "b", "c", "d", chosen=terms(quorum=3, reviews=3))
-    made.parties["d"] = Liar(made.store, identity("d"), made.clock)
+    made.parties["a"] = Liar(made.store, identity("a"), made.clock)
     for _ in range(3):
         for sealed in made.run_round():
+            assert "a" in {review.party for review in sealed.reviews}
             assert len(sealed.accepted) == 4
+    result = verify(View(made.store))
+    assert result.holds
+    assert [(each.round, each.party) for each in result.findings] == [
+        (round_, "a") for round_ in range(3) for _ in "bcd"
+    ]
+
+
+class Lenient(Party):
+    """Accepts all."""
+
+    def judge(self, round_: int, candidates: Any) -> list[str]:
+        return [""] * len(candidates)
+
+
+def signs(party: Party, flipped: float) -> bytes:
+    """An update of which only the signs say anything, that share of them the party's own."""
+    common = torch.Generator().manual_seed(7)
+    own = torch.Generator().manual_seed(ord(party.name))
+    delta = {}
+    for name, shape in party.state.shapes.items():
+        usual = torch.randn(shape, generator=common).sign()
+        delta[name] = torch.where(torch.rand(shape, generator=own) < flipped, -usual, usual)
+    return pack(party.state.codec.encode(delta, None)[0])
+
+
+@pytest.mark.parametrize("reason", ["outlier", "noise", "copied"])
+def test_verification_names_who_let_pass_what_the_defences_refuse(reason: str) -> None:
+    made = federation("a", "b", "c", "d", chosen=terms(quorum=4, reviews=4))
+    made.parties["d"] = Lenient(made.store, identity("d"), made.clock)
+    made.run_round()
+    bad = made.parties["c"]
+    payloads = {
+        "outlier": lambda: signs(bad, 0.9),
+        "noise": lambda: signs(bad, 0.5),
+        "copied": lambda: signs(made.parties["a"], 0.1),
+    }
+    for name in ("a", "b", "d"):
+        made.parties[name].publish(payload=signs(made.parties[name], 0.1))
+    bad.publish(payload=payloads[reason]())
+    finish_round(list(made.parties.values()), made.clock)
+    made.run_round()
+    view = View(made.store)
+    result = verify(view)
+    assert result.holds
+    (rejected,) = view.chain.sealed[1].rejected
+    assert rejected.reason == reason
+    (finding,) = result.findings
+    assert (finding.party, finding.round) == ("d", 1)
+    assert f"voted 'accepted' on the update of '{rejected.update.party}'" in finding.what
+    assert finding.what.endswith(f": {reason}")
+
+
+class Behind(Forwarding):
+    """A store whose listings lack the updates of a party for a while."""
+
+    lacks = "/updates/a."
+
+    def list(self, prefix: str, after: str = "") -> list[Entry]:
+        found = super().list(prefix, after)
+        return [each for each in found if not self.lacks or self.lacks not in each.key]
+
+
+def test_reviewers_that_saw_two_copies_in_another_order_are_both_right() -> None:
+    made = federation("a", "b", "c", "d", chosen=terms(quorum=4, reviews=4))
+    copy = made.parties["a"].payload()
+    behind = Behind(made.store)
+    made.parties["c"] = Party(behind, made.identities["c"], made.clock)
+    for name, each in made.parties.items():
+        each.publish(payload=copy if name in "ab" else None)
+    made.parties["c"].member.look()
+    behind.lacks = ""
+    sealed = finish_round(list(made.parties.values()), made.clock)[0]
+    copies = {
+        review.party: [vote.manifest for vote in review.votes if vote.reason]
+        for review in sealed.reviews
+    }
+    assert copies["a"] == copies["b"] == copies["d"] != copies["c"]
+    result = verify(View(made.store))
+    assert result.holds
+    assert not result.findings
+
+
+def test_one_who_has_just_joined_need_not_know_the_updates_before() -> None:
+    made = federation("a", "b", "c", chosen=terms(quorum=3, reviews=3, fragments=2))
+    before = made.parties["a"].payload()
+    made.run_round()
+    store_state(made.parties["b"])
+    made.run_round()
+    assert list(made.party("b").state._earlier) == [1]
+    for name in ("b", "c"):
+        made.parties[name].publish()
+    made.parties["a"].publish(payload=before)
+    sealed = finish_round(list(made.parties.values()), made.clock)[0]
+    votes = {review.party: {vote.reason for vote in review.votes} for review in sealed.reviews}
+    assert votes == {"a": {"", "copied"}, "b": {""}, "c": {"", "copied"}}
+    result = verify(View(made.store))
+    assert result.holds
+    assert not result.findings
 
 
 class Denier(Party):

@@ -1,7 +1,9 @@
 """What makes a member vote against an update. Reasons are the words of the protocol; "" accepts.
 
-All but the loss gate are pure functions of the payloads: every member and every later replay comes
-to the same verdict, bit for bit. The loss gate is measured on each reviewer's own held-out text.
+All but the loss gate are pure functions of the payloads in the order in which a reviewer saw them,
+which its votes keep: a later replay comes to the same verdict, bit for bit (`comparing`). Of two
+copies that order says which is the original, so reviewers may differ there. The loss gate is
+measured on each reviewer's own held-out text.
 """
 
 from __future__ import annotations

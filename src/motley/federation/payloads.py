@@ -47,10 +47,6 @@ class Payloads:
         """Drops the others, those that could not be had among them."""
         self._found = {bulk: self._found[bulk] for bulk in needed if bulk in self._found}
 
-    def forget(self) -> None:
-        """Drops all: what is needed again is fetched again."""
-        self._found.clear()
-
     def counted(self, sealed: SealedRound) -> list[tuple[Accepted, bytes]]:
         """What counts in a sealed round, in canonical order, with the bytes of each.
 

@@ -34,7 +34,8 @@ def verdicts(
 ) -> dict[str, str]:
     """A reason for each candidate of the open round by digest, "" to accept.
 
-    `base` is the reviewer's own digest of the state before the round.
+    `base` is the reviewer's own digest of the state before the round. What was compared with each
+    other is in the order in which it was seen: whoever verifies the votes needs it.
     """
     reasons: dict[str, str] = {}
     whole: dict[str, Candidate] = {}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from motley.errors import LogDamagedError, PayloadError, StateDivergedError
-from motley.federation.bulk import read_bulk, write_bulk
+from motley.federation.bulk import read_bulk
 from motley.federation.charter import Bulk
 from motley.federation.encrypt import GroupCipher
 from motley.federation.messages import Snapshot, body_of
+from motley.federation.objects import digest_of
 from motley.federation.rounds import Member
 from motley.federation.state import GlobalState
 from motley.federation.view import View
@@ -19,7 +20,9 @@ LARGEST_STATE_BYTES = 2**40
 def wants_snapshot(member: Member) -> bool:
     """Whether this party should store the state before the next round now.
 
-    The party that sealed last does it; the others come in a round later if it did not.
+    The party that sealed last does it. If it is not there a round later, the first of those whose
+    updates counted does, then the second after two rounds, the third after four: a large state may
+    be on its way for some rounds.
     """
     chain = member.chain
     every = chain.charter.terms.round.snapshot_every
@@ -27,13 +30,11 @@ def wants_snapshot(member: Member) -> bool:
         return False
     newest = member.view.newest_snapshot_round()
     overdue = chain.next_round - newest - every
-    return overdue > 0 or (overdue == 0 and chain.sealed[-1].party == member.party)
-
-
-def save_snapshot(member: Member, state: GlobalState) -> None:
-    """Stores the state before the next round, unless an equal one is there."""
-    bulk = write_bulk(member.store, state.pack(), member.cipher)
-    announce_snapshot(member, member.next_round, state.digest(), bulk)
+    if overdue <= 0:
+        return overdue == 0 and chain.sealed[-1].party == member.party
+    present = {each.update.party for each in chain.sealed[-1].accepted}
+    order = sorted(present, key=lambda party: digest_of(f"{newest} {party}".encode()))
+    return member.party in present and overdue >= 2 ** order.index(member.party)
 
 
 def announce_snapshot(member: Member, round_: int, digest: str, bulk: Bulk) -> None:

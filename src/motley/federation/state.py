@@ -135,11 +135,18 @@ class GlobalState:
         return found
 
     def judge(
-        self, round_: int, candidates: Sequence[Candidate], loss_of: LossOf | None = None
+        self,
+        round_: int,
+        candidates: Sequence[Candidate],
+        loss_of: LossOf | None = None,
+        *,
+        knows_earlier: bool = True,
     ) -> list[str]:
         """A reason for each candidate, "" to accept; with `loss_of` the loss gate is asked too.
 
-        Without it the answer is a function of the log alone.
+        Without it the answer is a function of the candidates in their order and of the payloads of
+        the rounds before, as far as this state has taken them in; not `knows_earlier` leaves those
+        out.
         """
         shapes = self.shapes_of(round_)
         reasons = [""] * len(candidates)
@@ -168,7 +175,7 @@ class GlobalState:
             aggregate=self.terms.aggregate,
             defences=self.terms.defences,
             tokens=[candidates[index].update.tokens for index in payloads],
-            earlier=self._earlier.get(round_ % len(self._fragments), ()),
+            earlier=self._earlier.get(round_ % len(self._fragments), ()) if knows_earlier else (),
             gate=gate if loss_of is not None else None,
         )
         for index, reason in zip(payloads, review.reasons, strict=True):

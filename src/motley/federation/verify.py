@@ -14,11 +14,13 @@ from pathlib import Path
 from motley.errors import PayloadError, VerificationError
 from motley.federation.bulk import read_bulk
 from motley.federation.chain import SealedRound
+from motley.federation.comparing import Comparisons, Place
 from motley.federation.encrypt import GroupCipher
 from motley.federation.ledger import ledger, rounds_of_csv, to_csv
 from motley.federation.log import Refusal
 from motley.federation.messages import Update
 from motley.federation.objects import canonical, digest_of
+from motley.federation.reviewing import Candidate
 from motley.federation.snapshots import load_base
 from motley.federation.state import GlobalState
 from motley.federation.tensors import unpack
@@ -103,12 +105,16 @@ def _replay(
         )
     payloads = {}
     reasons = {}
+    candidates = {}
     for update in sealed.updates():
+        place = (update.round, update.party)
         payload, reason = _check_update(view, cipher, cache, state, sealed, update)
-        payloads[update.round, update.party] = payload
-        reasons[update.round, update.party] = reason
+        payloads[place] = payload
+        reasons[place] = reason
+        if payload is not None and reason != "wrong_base":
+            candidates[place] = Candidate(update=update, payload=payload)
         result.updates += 1
-    _compare_votes(sealed, reasons, result)
+    _compare_votes(sealed, reasons, Comparisons(state, sealed.round, candidates), result)
     counted = []
     for each in sealed.accepted:
         place = (each.update.round, each.update.party)
@@ -154,8 +160,10 @@ def _check_update(
 
 
 def _compare_votes(
-    sealed: SealedRound, reasons: dict[tuple[int, str], str], result: Verification
+    sealed: SealedRound, reasons: dict[Place, str], comparisons: Comparisons, result: Verification
 ) -> None:
+    """A review that also votes on updates that the seal does not decide, or was made from another
+    state, is held against the updates' own bytes alone."""
     manifests = {
         digest_of(canonical(signed)): (signed["body"]["round"], signed["body"]["party"])
         for signed in sealed.body["updates"]
@@ -169,14 +177,17 @@ def _compare_votes(
                     what=f"reviewed from another state ({review.base[:16]})",
                 )
             )
-        for vote in review.votes:
-            place = manifests.get(vote.manifest)
-            if place is None or place not in reasons:
-                continue
-            right = reasons[place]
-            if vote.reason != right and REPEATABLE & {vote.reason, right}:
-                said, found = vote.reason or "accepted", right or "nothing wrong"
-                what = f"voted '{said}' on the update of '{place[1]}' for round {place[0]}: {found}"
+        votes = {manifests.get(vote.manifest): vote.reason for vote in review.votes}
+        known = {place: reason for place, reason in votes.items() if place is not None}
+        is_whole = len(known) == len(review.votes) and review.base == sealed.base
+        compared = comparisons.right(known) if is_whole else {}
+        for place, said in known.items():
+            right = compared.get(place, reasons[place])
+            if said != right and (place in compared or REPEATABLE & {said, right}):
+                what = (
+                    f"voted '{said or 'accepted'}' on the update of '{place[1]}' for round "
+                    f"{place[0]}: {right or 'nothing wrong'}"
+                )
                 result.findings.append(Finding(round=sealed.round, party=review.party, what=what))
 
 
