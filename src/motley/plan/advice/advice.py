@@ -125,14 +125,15 @@ def advise(recipe: Recipe, budget: Budget, corpus_tokens: int | None = None) -> 
 
 def _useful_flops(recipe: Recipe, flops: float, corpus_tokens: int | None) -> float:
     """What of the compute the text can use: the most, in steps of 5 %, up to which no best training
-    repeats it more than `MOST_EPOCHS` times."""
+    repeats it more than `MOST_EPOCHS` times; one epoch of the smallest model at least."""
     if corpus_tokens is None:
         return flops
     useful = corpus_tokens * _member(recipe, 1).flops_per_token
     while useful < flops:
-        if _best(recipe, useful, corpus_tokens).tokens > MOST_EPOCHS * corpus_tokens:
+        more = min(1.05 * useful, flops)
+        if _best(recipe, more, corpus_tokens).tokens > MOST_EPOCHS * corpus_tokens:
             return useful
-        useful *= 1.05
+        useful = more
     return flops
 
 

@@ -13,6 +13,7 @@ import dataclasses
 from motley.cluster import Cluster
 from motley.errors import NoPlanError
 from motley.plan.advice.advice import Training, advise, budget_of
+from motley.plan.advice.laws import MOST_EPOCHS
 from motley.plan.objective import SECONDS_PER_HOUR
 from motley.plan.plan import Plan
 from motley.plan.search.search import search
@@ -24,50 +25,48 @@ MOST_ROUNDS = 4
 
 
 def fitted(recipe: Recipe, cluster: Cluster, hours: float, corpus_tokens: int | None) -> Transfer:
-    """The best member of the recipe's family for `hours` of the cluster, and as many steps as fit.
+    """The best member of the recipe's family for `hours` of the cluster, and as many steps as fit
+    and as its text is good for.
 
     `NoPlanError` if not even the smallest fits the memory, `ValueError` for a family without other
     sizes. The vocabulary must be known.
     """
     current, plan = _planned(recipe, Target(), cluster)
+    advice = advise(current, budget_of(current, plan, hours), corpus_tokens)
+    tried = {current.model}
     for _ in range(MOST_ROUNDS):
-        best = advise(current, budget_of(current, plan, hours), corpus_tokens).best
-        same = best.model.layers == current.model.layers
-        current, plan = _planned(recipe, _target(best), cluster)
-        if same:
+        current, plan = _planned(recipe, _target(advice.best), cluster)
+        advice = advise(current, budget_of(current, plan, hours), corpus_tokens)
+        if current.model in tried:
             break
-    in_time = max(1, int(hours * SECONDS_PER_HOUR / plan.step_s))
-    target = dataclasses.replace(_size_of(current), steps=min(current.schedule.steps, in_time))
-    return transferred(recipe, target)
+        tried.add(current.model)
+    most = hours * SECONDS_PER_HOUR / plan.step_s
+    if corpus_tokens is not None:
+        most = min(most, MOST_EPOCHS * corpus_tokens / current.tokens_per_step)
+    steps = min(advice.own.steps, max(1, int(most)))
+    return transferred(recipe, dataclasses.replace(_target(advice.own), steps=steps))
 
 
-def _target(best: Training) -> Target:
+def _target(training: Training) -> Target:
     return Target(
-        layers=best.model.layers,
-        width=best.model.width,
-        global_batch=best.global_batch,
-        steps=best.steps,
-    )
-
-
-def _size_of(recipe: Recipe) -> Target:
-    return Target(
-        layers=recipe.model.layers,
-        width=recipe.model.width,
-        global_batch=recipe.batch.global_batch,
-        steps=recipe.schedule.steps,
+        layers=training.model.layers,
+        width=training.model.width,
+        global_batch=training.global_batch,
+        steps=training.steps,
     )
 
 
 def _planned(recipe: Recipe, target: Target, cluster: Cluster) -> tuple[Recipe, Plan]:
-    """The recipe at that size, or at the nearest smaller one that fits the cluster's memory."""
-    while True:
-        scaled = transferred(recipe, target).recipe
+    """The recipe at that size, or at the nearest smaller one that fits the cluster's memory: of the
+    same proportions, to whole heads."""
+    whole = transferred(recipe, target).recipe.model
+    for layers in range(whole.layers, 0, -1):
+        heads = max(1, whole.width * layers // whole.layers // whole.head_size)
+        size = dataclasses.replace(target, layers=layers, width=heads * whole.head_size)
+        scaled = transferred(recipe, size).recipe
         try:
             return scaled, search(scaled, cluster)
         except NoPlanError:
-            layers = scaled.model.layers - 1
-            if layers < 1:
+            if layers == 1:
                 raise
-            width = scaled.model.width * layers // scaled.model.layers
-            target = dataclasses.replace(target, layers=layers, width=width)
+    raise AssertionError("a model has a layer")
