@@ -126,6 +126,38 @@ def test_an_open_quote_costs_one_line() -> None:
     assert {problem.line for problem in table.problems} == {1, 2, 6}
 
 
+@pytest.mark.parametrize("cell", ["2,5", "12,34", "1,2345", "1234,567", "1e400", "9e307B"])
+def test_what_is_no_finite_number_is_reported(cell: str) -> None:
+    table = parse_table(f'chip,params_b,tp\nT4,"{cell}",1\nT4,2.5,1\n')
+    assert [each.params_b for each in table.rows] == [2.5]
+    assert f"params_b: expected a number, found '{cell}'" in [p.reason for p in table.problems]
+
+
+@pytest.mark.parametrize("cell", ["2,5", "1,200"])
+def test_a_comma_beside_semicolons_is_not_guessed_at(cell: str) -> None:
+    table = parse_table(f"chip;params_b\nT4;{cell}\nT4;2.5\n")
+    assert [each.params_b for each in table.rows] == [2.5]
+    assert any("may be a decimal one" in problem.reason for problem in table.problems)
+
+
+@pytest.mark.parametrize("cell", ["45%", "about half", "-1"])
+def test_cells_that_no_prediction_uses_cost_nothing(cell: str) -> None:
+    table = parse_table(f"chip,n_chips,mfu,tflops_per_chip\nT4,8,{cell},{cell}\n")
+    assert [each.n_chips for each in table.rows] == [8]
+    assert {problem.line for problem in table.problems} == {1}
+
+
+@pytest.mark.parametrize("number", ["1e12", "1e300", "1e308", "1e-300"])
+def test_no_number_ends_the_table(number: str) -> None:
+    written = {name: str(value) for name, value in GPT.items()} | {"step_s": "1"}
+    numbers = [name for name, value in GPT.items() if isinstance(value, int)]
+    lines = [written | {name: number} for name in (*numbers, "step_s")]
+    lines.append(written | {"n_layers": "", "params_b": number})
+    text = "\n".join(";".join(cells.get(name, "") for name in COLUMNS) for cells in lines)
+    table = parse_table(f"{';'.join(COLUMNS)}\n{text}\n")
+    assert len(predict_rows(table)) + len(table.problems) == len(lines)
+
+
 @given(st.lists(st.lists(st.text(max_size=6), max_size=4), max_size=6), st.sampled_from(",;\t"))
 def test_any_text_below_a_header_is_read_or_reported(
     cells: list[list[str]], delimiter: str

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from motley.plan.memory.stage import StageMemory, device_memory, stage_memory
 from motley.plan.published.case import Case
-from motley.plan.published.split import stage_bounds
+from motley.plan.published.split import kinds_by_stage, pipeline_of_case
 from motley.plan.timing.schedule import in_flight_of
 
 GIB_PER_GB = 2**30 / 1e9
@@ -22,15 +20,13 @@ def case_memory(case: Case) -> tuple[StageMemory, ...]:
 
     Groups to which a row's partition gives no layer are left out.
     """
-    num_virtual = case.num_stages * case.virtual
-    bounds = stage_bounds(dataclasses.replace(case, num_stages=num_virtual, virtual=1))
-    devices = tuple(range(case.num_stages)) * case.virtual
-    schedule = "1f1b" if case.virtual == 1 else "interleaved"
+    devices, bounds, schedule = pipeline_of_case(case)
     kept = in_flight_of(devices, case.num_micro_batches, schedule)
+    firsts = [kinds[0] for kinds in kinds_by_stage(case)]
     groups: dict[int, list[StageMemory]] = {}
     for group, layers, count in zip(devices, bounds, kept, strict=True):
         if layers[0] < layers[1]:
-            groups.setdefault(group, []).append(_stage(case, group, layers, count))
+            groups.setdefault(group, []).append(_stage(case, firsts[group], layers, count))
     return tuple(device_memory(groups[group]) for group in sorted(groups))
 
 
@@ -47,15 +43,12 @@ def usable_bytes(case: Case) -> float:
     return min(chip.memory_bytes for chip in case.chips) * GIB_PER_GB * USABLE_SHARE
 
 
-def _stage(case: Case, group: int, layers: tuple[int, int], num_in_flight: int) -> StageMemory:
+def _stage(case: Case, kind: int, layers: tuple[int, int], num_in_flight: int) -> StageMemory:
     # Whoever shares out sequences shares parameters among those chips too.
     members = case.layout.data * case.context
     layout = case.layout._replace(
         data=members * (case.num_replicas if case.layout.sharding == "none" else 1)
     )
-    per_group = sum(case.counts) // case.num_stages
-    kinds = [kind for kind, count in enumerate(case.counts) for _ in range(count)]
-    kind = kinds[min(group * per_group, len(kinds) - 1)]
     return stage_memory(
         case.config,
         case.sequence_length // case.context,

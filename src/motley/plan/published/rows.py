@@ -3,7 +3,8 @@
 A table comes from people, so nothing in it is trusted: a missing column, a cell that is no number
 or a line of the wrong length is reported by its line, and the other lines are read all the same.
 What spreadsheets do is put up with: columns in any order and case, semicolons or tabs, empty cells
-behind the last column, and words such as "n/a" where a number is not known.
+behind the last column, and words such as "n/a" where a number is not known. A comma in a number is
+read between groups of thousands only; beside semicolons, where it mostly is a decimal one, never.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ COLUMNS = (
 )  # fmt: skip
 """All that a table may have. Without `chip` nothing can be predicted; the rest may be missing."""
 
+_NOT_READ = frozenset({"tflops_per_chip", "mfu"})
+"""Follow from the others: whatever stands there, no prediction asks for it."""
+
 _TEXTS = frozenset(
     {"source", "model", "chip", "interconnect", "zero_or_fsdp", "precision", "recompute", "notes"}
 )
@@ -35,14 +39,20 @@ _WHOLE = frozenset(
         "n_chips", "tp", "pp", "dp",
     }
 )  # fmt: skip
-_NUMBER = re.compile(r"-?~?\s*([0-9][0-9_,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)\s*([kKMB]?)")
+_NUMBER = re.compile(
+    r"-?~?\s*((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([kKMB]?)"
+)
 _SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 _NOT_KNOWN = frozenset(
     {"-", "--", "\u2013", "\u2014", "?", "n/a", "na", "nan", "none", "null", "unknown"}
 )
 """What people write where they have no number."""
 
-LARGEST = {"n_layers": 1_000, "d_model": 1_000_000, "n_chips": 1_000_000}
+LARGEST = {
+    "params_b": 1_000_000, "n_layers": 1_000, "d_model": 1_000_000, "n_heads": 1_000_000,
+    "seq_len": 10**9, "vocab": 10**9, "global_batch": 10**12, "micro_batch": 10**9,
+    "n_chips": 1_000_000, "tp": 1_000_000, "pp": 1_000_000, "dp": 1_000_000,
+}  # fmt: skip
 """A larger number is a slip of the pen."""
 
 DELIMITERS = ",;\t"
@@ -73,8 +83,6 @@ class PublishedRow:
     precision: str = ""
     recompute: str = ""
     tokens_per_s_total: float | None = None
-    tflops_per_chip: float | None = None
-    mfu: float | None = None
     step_s: float | None = None
     notes: str = ""
 
@@ -119,7 +127,7 @@ def parse_table(text: str, name: str = "table") -> PublishedTable:
     problems = _header_problems(header)
     rows: list[PublishedRow] = []
     for line, cells in _records(lines, begin + 1, len(header), delimiter):
-        row = cells if isinstance(cells, Problem) else _row(header, cells, line)
+        row = cells if isinstance(cells, Problem) else _row(header, cells, line, delimiter)
         if isinstance(row, Problem):
             problems.append(row)
         else:
@@ -163,7 +171,7 @@ def _without_empty_end(cells: list[str], num_columns: int) -> list[str]:
 
 
 def _header_problems(header: list[str]) -> list[Problem]:
-    missing = [column for column in COLUMNS if column not in header]
+    missing = [column for column in COLUMNS if column not in (*header, *_NOT_READ)]
     problems = []
     if missing:
         problems.append(Problem(line=1, reason=f"no column {', '.join(missing)}: taken as empty"))
@@ -177,37 +185,44 @@ def _header_problems(header: list[str]) -> list[Problem]:
     return problems
 
 
-def _row(header: list[str], cells: list[str], line: int) -> PublishedRow | Problem:
+def _row(header: list[str], cells: list[str], line: int, delimiter: str) -> PublishedRow | Problem:
     if len(cells) != len(header):
         return Problem(line=line, reason=f"{len(cells)} cells where the header has {len(header)}")
     fields: dict[str, str | int | float | None] = {}
     for column, cell in zip(header, cells, strict=True):
         cell = cell.strip()
-        if column not in COLUMNS or not cell:
+        if column not in COLUMNS or column in _NOT_READ or not cell:
             continue
         if column in _TEXTS:
             fields[column] = cell
-            continue
-        if cell.lower() in _NOT_KNOWN:
-            continue
-        value = _number(cell)
-        if value is None or (column in _WHOLE and not value.is_integer()):
-            kind = "a whole number" if column in _WHOLE else "a number"
-            return Problem(line=line, reason=f"{column}: expected {kind}, found '{cell}'")
-        if value <= 0:
-            return Problem(line=line, reason=f"{column}: must be above zero, found '{cell}'")
-        if value > LARGEST.get(column, math.inf):
-            reason = f"{column}: more than {LARGEST[column]}, found '{cell}'"
-            return Problem(line=line, reason=reason)
-        fields[column] = int(value) if column in _WHOLE else value
+        elif cell.lower() not in _NOT_KNOWN:
+            value = _value(column, cell, delimiter)
+            if isinstance(value, str):
+                return Problem(line=line, reason=f"{column}: {value}, found '{cell}'")
+            fields[column] = value
     return PublishedRow(line=line, **fields)  # type: ignore[arg-type]
 
 
+def _value(column: str, cell: str, delimiter: str) -> float | str:
+    """The number of a cell, or what is wrong with it."""
+    if delimiter == ";" and "," in cell:
+        return "beside semicolons a comma may be a decimal one: write 2.5 and 1200"
+    value = _number(cell)
+    if value is None or (column in _WHOLE and not value.is_integer()):
+        return f"expected {'a whole number' if column in _WHOLE else 'a number'}"
+    if value <= 0:
+        return "must be above zero"
+    if value > LARGEST.get(column, math.inf):
+        return f"more than {LARGEST[column]}"
+    return int(value) if column in _WHOLE else value
+
+
 def _number(cell: str) -> float | None:
-    """ "12", "1e3", "~250k" -> a number; None for anything else."""
+    """ "12", "1e3", "~250k", "1,200" -> a finite number; None for anything else."""
     match = _NUMBER.fullmatch(cell)
     if match is None:
         return None
     digits = match.group(1).replace(",", "").replace("_", "")
     sign = -1.0 if cell.startswith("-") else 1.0
-    return sign * float(digits) * _SCALES[match.group(2)]
+    value = sign * float(digits) * _SCALES[match.group(2)]
+    return value if math.isfinite(value) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from motley.plan.search.choices import Block, ReplicaChoice, StageChoice
 from motley.plan.search.evaluate import Evaluator
 from motley.plan.timing.collectives import reached_share
 from motley.plan.timing.cost import LayerTime
+from motley.plan.timing.schedule import Schedule
 from motley.recipe import BatchConfig, Recipe
 
 
@@ -121,8 +123,7 @@ def split_of_case(case: Case) -> CaseSplit:
         for stage in range(case.num_stages)
     ]
     samples = case.micro_batch * layout.data
-    devices = tuple(range(case.num_stages)) * case.virtual
-    bounds = stage_bounds(replace(case, num_stages=len(devices), virtual=1))
+    devices, bounds, schedule = pipeline_of_case(case)
     split = tuple(
         ReplicaChoice(
             tuple(
@@ -131,7 +132,7 @@ def split_of_case(case: Case) -> CaseSplit:
             ),
             samples,
             samples * case.num_micro_batches,
-            "interleaved" if case.virtual > 1 else "1f1b",
+            schedule,
             devices if case.virtual > 1 else (),
         )
         for copy in range(copies)
@@ -145,27 +146,29 @@ def _replicas(case: Case) -> tuple[Layout, int]:
     layout, copies = case.layout, case.num_replicas
     if layout.sharding != "none":
         return layout, copies
-    if any(len(set(kinds)) > 1 for kinds in _kinds_by_stage(case)):
+    if any(len(set(kinds)) > 1 for kinds in kinds_by_stage(case)):
         return layout._replace(data=1), layout.data * copies
     return layout._replace(data=layout.data * copies), 1
 
 
-def _kinds_by_stage(case: Case) -> Iterator[list[int]]:
-    kinds = [kind for kind, count in enumerate(case.counts) for _ in range(count)]
+def kinds_by_stage(case: Case) -> Iterator[tuple[int, ...]]:
+    """The kinds of chip of every group of the pipeline, rank by rank."""
+    kinds = _kinds_by_rank(case.counts)
     per_stage = len(kinds) // case.num_stages
     for stage in range(case.num_stages):
         yield kinds[stage * per_stage : (stage + 1) * per_stage]
+
+
+@lru_cache(maxsize=8)
+def _kinds_by_rank(counts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(kind for kind, count in enumerate(counts) for _ in range(count))
 
 
 def _slowest_kind(case: Case, place: Place) -> int:
     """The kind of chip that sets the pace of a block."""
     if len(case.chips) == 1:
         return 0
-    kinds, reached = set(), 0
-    for kind, count in enumerate(case.counts):
-        if reached < place.first + place.num_chips and place.first < reached + count:
-            kinds.add(kind)
-        reached += count
+    kinds = set(_kinds_by_rank(case.counts)[place.first : place.first + place.num_chips])
     return min(kinds, key=lambda kind: case.chips[kind].training_flops_per_s)
 
 
@@ -173,6 +176,22 @@ def _block(case: Case, place: Place, layout: Layout) -> Block:
     kind, size = _slowest_kind(case, place), layout.num_chips
     spread = Spread(size, min(case.per_node, size), case.local[kind], case.network)
     return Block(case.chips[kind], spread)
+
+
+class CasePipeline(NamedTuple):
+    """The stages of a case in the order of the pipeline, virtual ones one by one."""
+
+    devices: tuple[int, ...]
+    """The group of chips that holds each."""
+    bounds: tuple[tuple[int, int], ...]
+    schedule: Schedule
+
+
+def pipeline_of_case(case: Case) -> CasePipeline:
+    """Of interleaved ones each group holds several."""
+    devices = tuple(range(case.num_stages)) * case.virtual
+    bounds = stage_bounds(replace(case, num_stages=len(devices), virtual=1))
+    return CasePipeline(devices, bounds, "interleaved" if case.virtual > 1 else "1f1b")
 
 
 def stage_bounds(case: Case) -> tuple[tuple[int, int], ...]:
