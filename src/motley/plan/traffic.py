@@ -2,17 +2,20 @@
 
 Chips of a group are at one site. Between stages the activations go forth and their gradients back;
 a ring all-reduce sends 2(n-1)/n of the gradients over each of its links, and enters every site
-once.
+once. A direction that one holder of a matrix computed for all enters every other site once.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
 from motley.cluster import Cluster
 from motley.model.table_counts import touched_bytes
+from motley.optim.matrices import orthogonal_matrices
+from motley.optim.owners import FLOAT_BYTES, holders_of, share_out
 from motley.plan.plan import Plan, Stage
 from motley.plan.timing.cost import boundary_bytes
 from motley.plan.timing.sync import GRADIENT_BYTES, gradient_buckets
@@ -60,6 +63,8 @@ def between_sites(plan: Plan, recipe: Recipe, cluster: Cluster) -> Iterator[Sent
                 )
                 yield Sent(before.chip, after.chip, num_bytes)
     yield from _gradients(plan, recipe, cluster)
+    if recipe.optimizer.orthogonalises:
+        yield from _directions(plan, recipe, cluster)
     if recipe.model.tables is not None:
         yield from _rows(plan, recipe, cluster)
 
@@ -87,6 +92,28 @@ def _gradients(plan: Plan, recipe: Recipe, cluster: Cluster) -> Iterator[Sent]:
         num_bytes = 2 * (count - 1) / count * GRADIENT_BYTES * bucket.num_parameters
         for here, there in zip(ring, [*ring[1:], ring[0]], strict=True):
             yield Sent(here.chip, there.chip, num_bytes)
+
+
+def _directions(plan: Plan, recipe: Recipe, cluster: Cluster) -> Iterator[Sent]:
+    """What owners of matrices found goes to a holder at each other site, in the mean over steps."""
+    stages = [placement.stage for placement in plan.placements()]
+    ranges = [(stage.first_layer, stage.last_layer) for stage in stages]
+    rates = [
+        sum(cluster.chip(name).training_flops_per_s for name in stage.chips) for stage in stages
+    ]
+    matrices = orthogonal_matrices(recipe.model)
+    owners = share_out(matrices, recipe.optimizer, ranges, rates)
+    elements: Counter[tuple[str, str]] = Counter()
+    for matrix in matrices:
+        owner = stages[owners[matrix.name]]
+        first_at: dict[str, str] = {}
+        for rank in holders_of(matrix, ranges):
+            first_at.setdefault(_site(cluster, stages[rank]), stages[rank].chip)
+        del first_at[_site(cluster, owner)]
+        for receiver in first_at.values():
+            elements[owner.chip, receiver] += matrix.size
+    for (here, there), count in elements.items():
+        yield Sent(here, there, count * FLOAT_BYTES / recipe.optimizer.orthogonal_every)
 
 
 def _site(cluster: Cluster, stage: Stage) -> str:
