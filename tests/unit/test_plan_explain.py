@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -12,8 +13,14 @@ from rich.console import Console
 
 from motley.cluster import Cluster
 from motley.plan.explain.explain import render, to_json
+from motley.plan.explain.rejected import explain_rejected
+from motley.plan.search.build import Built, built, even_batch
+from motley.plan.search.memo import Memo
 from motley.plan.search.search import search
+from motley.plan.simulate import cluster_evaluator
+from motley.plan.stack import MOTLEY
 from motley.recipe import Recipe
+from motley.units import percent
 from plan_cases import ETHERNET, ROOMY, make_cluster, make_recipe
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -46,6 +53,26 @@ def test_the_terminals_text_is_golden(name: str) -> None:
     if os.environ.get("MOTLEY_REWRITE_GOLDEN") == "1":
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
+
+
+def test_a_reference_that_is_faster_or_dearer_is_told_as_that() -> None:
+    recipe, cluster = make_recipe(global_batch=16), make_cluster([4e9, 1e9])
+    evaluator = cluster_evaluator(recipe, cluster)
+    groups = [(chip.name,) for chip in cluster.chips]
+    even = built(evaluator, even_batch(evaluator), recipe, cluster, groups)
+    best = even._replace(plan=search(recipe, cluster))
+
+    def reason(chosen: Built, other: Built) -> str:
+        plan = explain_rejected(chosen, [other], recipe, cluster, MOTLEY, Memo())
+        return plan.rejected[0].reason
+
+    gain = percent(1 - best.plan.step_s / even.plan.step_s)
+    assert reason(even, best) == f"faster by {gain}: the search did not come upon it"
+    assert reason(best, best) == "not faster than the chosen one"
+    assert reason(best, even).startswith("slower by")
+    cheap = even._replace(plan=dataclasses.replace(even.plan, usd_per_billion_tokens=1.0))
+    dear = best._replace(plan=dataclasses.replace(best.plan, usd_per_billion_tokens=2.0))
+    assert reason(cheap, dear) == "costs 100.0 % more"
 
 
 def test_the_json_has_the_shares_of_all_chips() -> None:

@@ -18,6 +18,9 @@ from motley.units import percent, size
 NOTABLE = 0.05
 """Shares of the step below this are not worth a sentence."""
 
+ALIKE = 1e-3
+"""Steps and prices that differ by a smaller share are told as equal."""
+
 MOST_FOR_EVEN = 16
 """Chips up to which the even splits, which take them one by one, are compared with."""
 
@@ -74,16 +77,19 @@ def _reject(split: str, other: Built, chosen: Plan) -> Rejected:
         return Rejected(split=split, reason=f"does not fit: {called(stage)} lacks {size(lack)}")
     step_s = other.plan.step_s
     slower = step_s / chosen.step_s - 1
-    if slower < 1e-3:
-        return Rejected(split=split, reason=_no_better(other.plan, chosen), step_s=step_s)
-    reason = f"slower by {percent(slower)}: {_cause(other)}"
+    if slower < ALIKE:
+        reason = _not_slower(slower, other.plan, chosen)
+    else:
+        reason = f"slower by {percent(slower)}: {_cause(other)}"
     return Rejected(split=split, reason=reason, step_s=step_s)
 
 
-def _no_better(other: Plan, chosen: Plan) -> str:
+def _not_slower(slower: float, other: Plan, chosen: Plan) -> str:
     mine, its = chosen.usd_per_billion_tokens, other.usd_per_billion_tokens
-    if mine is not None and its is not None and its > mine * (1 + 1e-3):
+    if mine is not None and its is not None and its > mine * (1 + ALIKE):
         return f"costs {percent(its / mine - 1)} more"
+    if slower < -ALIKE:
+        return f"faster by {percent(-slower)}: the search did not come upon it"
     return "not faster than the chosen one"
 
 
