@@ -4,6 +4,7 @@ that parse, and example files that can be planned."""
 from __future__ import annotations
 
 import dataclasses
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -158,6 +159,12 @@ def commands(page: Path) -> list[str]:
         for line in block.replace("\\\n", " ").splitlines()
     ]
     return [line for line in lines if line.startswith("motley ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=id_of)
+def test_names_of_the_library_exist(page: Path) -> None:
+    for name in re.findall(r"`(motley(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
+        assert pkgutil.resolve_name(name) is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=id_of)

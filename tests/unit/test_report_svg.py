@@ -17,6 +17,7 @@ from motley.report.svg import (
     line_path,
     lone_points,
     smooth,
+    step_labels,
     thin,
     tick_text,
 )
@@ -180,3 +181,9 @@ def test_markup_details() -> None:
         '<rect aria-label="a &amp; b" width="1.5"></rect>'
     )
     assert escape(tag("b", "<")) == "<b>&lt;</b>"
+
+
+def test_no_label_names_a_part_of_a_step() -> None:
+    labels = map(str, step_labels(Scale(0, 3), Scale(0, 1)))
+    said = [re.sub("<.*?>", "", label) for label in labels if 'class="x"' in label]
+    assert said == ["0", "1", "2", "3"]

@@ -10,7 +10,17 @@ from pathlib import Path
 from motley.ablation import BASE, Interval, Outcome, Row
 from motley.report.document import document, fact, page_header, section, write_page
 from motley.report.markup import Child, Markup, join, tag
-from motley.report.svg import VIEW, Point, Scale, dots_path, line_path, tick_text
+from motley.report.svg import (
+    VIEW,
+    Point,
+    Scale,
+    dots_path,
+    grid,
+    line_path,
+    step_labels,
+    stroke,
+    tick_text,
+)
 from motley.report.tables import table
 from motley.report.words import plural, shown
 
@@ -121,24 +131,20 @@ def _curves(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> Markup:
         return tag("p", "No run has been validated yet.", class_="note")
     steps = Scale(0.0, max(step for step, _ in points))
     bits = Scale.over([value for _, value in points if math.isfinite(value)], margin=0.04)
-    lines: list[Child] = [
-        tag("path", d=f"M0 {(1 - bits.share(tick)) * VIEW:.1f}H{VIEW}", class_="grid")
-        for tick in bits.ticks(6)
-    ]
+    lines: list[Child] = [*grid(bits)]
     for index, row in enumerate(rows):
         own = [outcome for outcome in outcomes if outcome.variant == row.variant]
         kind = _colour(index)
-        lines += [_line(steps, bits, outcome.curve, f"{kind} seed") for outcome in own]
-        mean = _mean_curve(own)
-        lines.append(_line(steps, bits, mean, kind))
-        places = [(steps.share(step), bits.share(value)) for step, value in mean]
-        lines.append(tag("path", d=dots_path(places), class_=f"{kind} dots"))
+        seeds = [_places(steps, bits, outcome.curve) for outcome in own]
+        lines += [stroke(line_path(places), f"{kind} seed") for places in seeds]
+        mean = _places(steps, bits, _mean_curve(own))
+        lines += [stroke(line_path(mean), kind), stroke(dots_path(mean), f"{kind} dots")]
     drawing = tag(
         "svg", *lines, viewBox=f"0 0 {VIEW} {VIEW}", preserveAspectRatio="none", aria_hidden="true"
     )
     plot = tag(
         "div",
-        tag("div", drawing, *_labels(steps, bits), class_="area"),
+        tag("div", drawing, *step_labels(steps, bits), class_="area"),
         class_="plot",
         role="img",
         aria_label="; ".join(f"{row.variant}: {_mean_text(row)} bits per byte" for row in rows),
@@ -155,9 +161,8 @@ def _colour(index: int) -> str:
     return f"variant-{index % NUM_COLOURS}" + (" again" if index >= NUM_COLOURS else "")
 
 
-def _line(steps: Scale, bits: Scale, curve: Sequence[tuple[int, float]], kind: str) -> Markup:
-    places: list[Point] = [(steps.share(step), bits.share(value)) for step, value in curve]
-    return tag("path", d=line_path(places), class_=kind)
+def _places(steps: Scale, bits: Scale, curve: Sequence[tuple[int, float]]) -> list[Point]:
+    return [(steps.share(step), bits.share(value)) for step, value in curve]
 
 
 def _mean_curve(outcomes: Sequence[Outcome]) -> list[tuple[int, float]]:
@@ -165,19 +170,6 @@ def _mean_curve(outcomes: Sequence[Outcome]) -> list[tuple[int, float]]:
     curves = [dict(outcome.curve) for outcome in outcomes]
     common = set.intersection(*map(set, curves)) if curves else set()
     return [(step, statistics.fmean(curve[step] for curve in curves)) for step in sorted(common)]
-
-
-def _labels(steps: Scale, bits: Scale) -> list[Markup]:
-    return [
-        *(
-            tag("span", tick_text(tick), class_="y", style=f"bottom:{bits.share(tick):.2%}")
-            for tick in bits.ticks(6)
-        ),
-        *(
-            tag("span", tick_text(tick), class_="x", style=f"left:{steps.share(tick):.2%}")
-            for tick in steps.ticks(6)
-        ),
-    ]
 
 
 def _table(rows: Sequence[Row]) -> Markup:

@@ -11,11 +11,13 @@ from motley.report.svg import (
     Point,
     Scale,
     dots_path,
+    grid,
     line_path,
     lone_points,
     smooth,
+    step_labels,
+    stroke,
     thin,
-    tick_text,
 )
 from motley.report.words import loss_text, plural
 
@@ -89,20 +91,20 @@ def _plot(history: RunHistory, values: list[float], *, is_log: bool) -> Markup:
     drawn = places(train)
     bad = [step for step, loss in train if not math.isfinite(loss)]
     lines = [
-        *(_grid(losses.share(tick)) for tick in losses.ticks(6)),
+        *grid(losses),
         _gone(steps.share(bad[0])) if bad else None,
-        _line(line_path(drawn), raw),
-        _line(dots_path(lone_points(drawn)), "train dots"),
-        _line(line_path(places(mean_points)), "train") if window else None,
-        _line(line_path(places(checks)), "validation"),
-        _line(dots_path(places(checks)), "validation dots"),
+        stroke(line_path(drawn), raw),
+        stroke(dots_path(lone_points(drawn)), "train dots"),
+        stroke(line_path(places(mean_points)), "train") if window else None,
+        stroke(line_path(places(checks)), "validation"),
+        stroke(dots_path(places(checks)), "validation dots"),
     ]
     drawing = tag(
         "svg", *lines, viewBox=f"0 0 {VIEW} {VIEW}", preserveAspectRatio="none", aria_hidden="true"
     )
     return tag(
         "div",
-        tag("div", drawing, *_labels(steps, losses), tag("i", class_="cursor"), class_="area"),
+        tag("div", drawing, *step_labels(steps, losses), tag("i", class_="cursor"), class_="area"),
         class_=f"plot {'log' if is_log else 'linear'}",
         role="img",
         aria_label=_in_words(history),
@@ -111,29 +113,9 @@ def _plot(history: RunHistory, values: list[float], *, is_log: bool) -> Markup:
     )
 
 
-def _grid(y: float) -> Markup:
-    return _line(f"M0 {(1 - y) * VIEW:.1f}H{VIEW}", "grid")
-
-
 def _gone(x: float) -> Markup:
     """A mark at the first step whose loss was not finite."""
-    return _line(f"M{x * VIEW:.1f} 0V{VIEW}", "gone")
-
-
-def _line(path: str, kind: str) -> Markup:
-    return tag("path", d=path, class_=kind)
-
-
-def _labels(steps: Scale, losses: Scale) -> list[Markup]:
-    labels = [
-        tag("span", tick_text(tick), class_="y", style=f"bottom:{losses.share(tick):.2%}")
-        for tick in losses.ticks(6)
-    ]
-    for tick in steps.ticks(6):
-        if tick == int(tick):
-            style = f"left:{steps.share(tick):.2%}"
-            labels.append(tag("span", tick_text(tick), class_="x", style=style))
-    return labels
+    return stroke(f"M{x * VIEW:.1f} 0V{VIEW}", "gone")
 
 
 def _legend(history: RunHistory) -> Markup:

@@ -1,4 +1,5 @@
-"""The maths of the plots: scales, ticks, paths and thinning.
+"""The maths of the plots: scales, ticks, paths and thinning; and the marks that charts over steps
+share.
 
 Places are shares of the drawing, 0 to 1, so that one drawing fits every width: the page stretches
 it and keeps lines and labels at their size.
@@ -10,8 +11,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from motley.report.markup import Markup, tag
+
 VIEW = 1000
 """Width and height of the coordinates that paths are written in."""
+
+MOST_TICKS = 6
+"""On each axis of a chart over steps."""
 
 LARGEST = 1e100
 """Values beyond this are drawn at the edge: no axis can name them."""
@@ -88,6 +94,32 @@ def _even_ticks(low: float, high: float, most: int) -> list[float]:
 def tick_text(value: float) -> str:
     """0.30000000000000004 -> "0.3"."""
     return f"{value:.6g}"
+
+
+def stroke(path: str, kind: str) -> Markup:
+    """A path in the style of that class."""
+    return tag("path", d=path, class_=kind)
+
+
+def grid(values: Scale) -> list[Markup]:
+    """A line across the drawing at every tick."""
+    heights = [(1 - values.share(tick)) * VIEW for tick in values.ticks(MOST_TICKS)]
+    return [stroke(f"M0 {height:.1f}H{VIEW}", "grid") for height in heights]
+
+
+def step_labels(steps: Scale, values: Scale) -> list[Markup]:
+    """What the ticks of both axes say; there are no parts of a step."""
+    whole = [tick for tick in steps.ticks(MOST_TICKS) if tick == int(tick)]
+    return [
+        *(
+            tag("span", tick_text(tick), class_="y", style=f"bottom:{values.share(tick):.2%}")
+            for tick in values.ticks(MOST_TICKS)
+        ),
+        *(
+            tag("span", tick_text(tick), class_="x", style=f"left:{steps.share(tick):.2%}")
+            for tick in whole
+        ),
+    ]
 
 
 def line_path(points: Iterable[Point]) -> str:
