@@ -112,6 +112,8 @@ class _Sums:
 class PartyCourse(Course):
     """Rounds instead of a schedule of the party's own; `correspondent` is rank 0's alone."""
 
+    bears_rises = True
+
     def __init__(
         self,
         charter: Charter,

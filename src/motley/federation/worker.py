@@ -37,7 +37,6 @@ def party_course(rank: Rank) -> Course:
     """The course of this rank in the federation that its run takes part in."""
     config = read_party(rank.folder.path)
     charter, _ = find_charter(config.open_store(), config.federation)
-    rank.engine.watch.bears_rises = True
     return PartyCourse(
         charter,
         WholeModel(rank.engine),

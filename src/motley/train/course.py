@@ -6,6 +6,8 @@ has another course, and the loop does not ask which.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from motley.optim.schedule import learning_rate
 from motley.recipe import Recipe
 from motley.train.engine import StepResult
@@ -13,6 +15,10 @@ from motley.train.engine import StepResult
 
 class Course:
     """The recipe's own schedule. Every rank has one; all are called at the same points."""
+
+    bears_rises: ClassVar[bool] = False
+    """Whether others change the weights between steps, so that a loss may rise far and come back:
+    only what is not finite is lost then."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe

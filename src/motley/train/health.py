@@ -30,8 +30,7 @@ class LossWatch:
 
     recipe: Recipe
     bears_rises: bool = False
-    """Others change the weights between steps, so that a loss may rise far and come back: only what
-    is not finite is lost then."""
+    """As the training's course says."""
     _lowest: float = math.inf
     _high_steps: int = 0
     _losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_STEPS))

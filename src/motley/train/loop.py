@@ -37,6 +37,7 @@ class Training:
     def run(self, first_step: int) -> None:
         """From `first_step` updates done to the end of the course, or to a requested stop."""
         recipe = self.engine.recipe
+        self.engine.watch.bears_rises = self.course.bears_rises
         first_step = self.course.begin(first_step)
         if self.journal:
             self.journal.begin(self.engine, first_step)
