@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from motley import kernels
+from motley.chips.chip import Chip
 from motley.cluster import Cluster
 from motley.data import PreparedData
 from motley.events import read_events
@@ -88,6 +89,16 @@ def _read(folder: RunFolder, recipe: Recipe) -> Measured:
             if event["event"] == "validation"
         ),
     )
+
+
+def one_chip(precision: Precision, memory_bytes: int, device: str = "cpu") -> Cluster:
+    """One real chip; its rates are of no matter, as there is nothing to split."""
+    chip = Chip(
+        name="chip", kind="this", device=device, precision=precision,
+        flops_per_s={precision: 1e12}, memory_bytes=memory_bytes,
+        memory_bandwidth_bytes_per_s=2e10,
+    )  # fmt: skip
+    return Cluster(name="one", chips=(chip,))
 
 
 def only(cluster: Cluster, name: str) -> Cluster:

@@ -34,18 +34,35 @@ from compute_ladder import (
 from compute_runs import RESULTS, Host, Prepared, Record, kept, ready, run
 from motley.ablation import written
 from motley.chips.host import num_threads
+from motley.errors import InputError, nearest
 
 PAGE = Path(__file__).with_name("compute.md")
 MARKS = ("<!-- results -->", "<!-- end of results -->")
 
 
 def wanted(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Spec]:
-    """The runs that were asked for, in the order in which they are made."""
+    """The runs that were asked for, in the order in which they are made; `InputError` for a size or
+    a part that the ladder does not have."""
+    _require_known("size", chosen.size, list(ladder.size))
+    _require_known("part", chosen.only or (), parts_of(ladder))
     specs: list[Spec] = []
     for size in chosen.size:
         for corpus in chosen.corpus:
             specs += _of_part(ladder, chosen, size, corpus)
     return specs
+
+
+def parts_of(ladder: ComputeLadder) -> list[str]:
+    """All that `--only` takes."""
+    rungs, sweeps = ladder.variant, ladder.sweep
+    return [*(rung.name for rung in rungs), "without", *(f"sweep:{each.name}" for each in sweeps)]
+
+
+def _require_known(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            listed = f"There are: {', '.join(known)}."
+            raise InputError(f"no {kind} '{name}'.", remedy=nearest(name, known) or listed)
 
 
 def _of_part(
@@ -62,7 +79,7 @@ def _of_part(
             yield from without_specs(ladder, size, corpus, seeds, horizon)
 
 
-def train_missing(jobs: Sequence[Prepared], host: Host, budget_minutes: float | None) -> None:
+def train_missing(jobs: Sequence[Prepared], budget_minutes: float | None) -> None:
     """Makes the runs that no earlier call has made, until the time is over."""
     began = time.monotonic()
     for job in jobs:
@@ -72,7 +89,7 @@ def train_missing(jobs: Sequence[Prepared], host: Host, budget_minutes: float | 
         if job.key in kept():
             continue
         say(f"{job.spec.label} ({job.key})")
-        record = run(job, host)
+        record = run(job)
         if record is None:
             say("  another process is at it.")
         else:
@@ -130,11 +147,9 @@ def _with_baseline(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Sp
 def _everything(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Spec]:
     """All parts of the sizes and texts that have finished runs."""
     places = {tuple(path.stem.split("-")[1:]) for path in RESULTS.glob("runs-*.jsonl")}
-    parts = [rung.name for rung in ladder.variant]
-    parts += ["without", *(f"sweep:{sweep.name}" for sweep in ladder.sweep)]
     specs: list[Spec] = []
     for corpus, size in sorted(places):
-        part = {"size": [size], "corpus": [corpus], "only": parts}
+        part = {"size": [size], "corpus": [corpus], "only": parts_of(ladder)}
         specs += wanted(ladder, argparse.Namespace(**{**vars(chosen), **part}))
     return specs
 
@@ -188,10 +203,10 @@ def main() -> None:
     chosen, ladder = _arguments(), load()
     host = Host(device=chosen.device, precision=chosen.precision, threads=chosen.threads)
     specs = wanted(ladder, chosen)
-    jobs = [ready(spec, dict(ladder.size), host.precision) for spec in specs]
-    train_missing(jobs, host, chosen.budget_minutes)
+    jobs = [ready(spec, dict(ladder.size), host) for spec in specs]
+    train_missing(jobs, chosen.budget_minutes)
     specs = _everything(ladder, chosen) if chosen.write else _with_baseline(ladder, chosen)
-    shown = [ready(spec, dict(ladder.size), host.precision) for spec in specs]
+    shown = [ready(spec, dict(ladder.size), host) for spec in specs]
     places = dict.fromkeys((spec.size, spec.corpus) for spec in specs)
     found = {f"{size} {text}": results(ladder, shown, size, text) for size, text in places}
     sweep = _sweep_lines(places)

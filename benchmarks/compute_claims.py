@@ -3,8 +3,8 @@
 Target: the mean bits per byte of the baseline's annealed runs at its horizon. A rung at a shorter
 horizon reaches it if its own annealed runs have a lower mean with one-sided p < 0.01 (Welch). Its
 multiplier is the baseline's FLOPs over its own. Seconds are those of pairs of runs with one seed
-on one machine with as many threads, which the harness runs one after the other; their ratio is the
-median over the pairs.
+on one machine with as many threads; their ratio is the median over the pairs. The two of a pair may
+be days apart and under another load, which moves processor seconds too: a hint and no claim.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def summary(rows: Sequence[dict[str, Any]], base: Group | None) -> dict[str, Any
 
 
 def _paired(group: Group, base: Group, seconds: Callable[[Record], float]) -> float | None:
-    """Median of baseline over own, of pairs that ran alike."""
+    """Median of baseline over own, of pairs with the same seed, machine, threads and precision."""
 
     def place(run: Record) -> tuple[Any, ...]:
         return tuple(run[key] for key in ("seed", "machine", "threads", "device", "precision"))

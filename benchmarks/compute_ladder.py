@@ -144,8 +144,8 @@ def changes_for(ladder: ComputeLadder, rung: str, size: str, corpus: str) -> dic
 def rung_specs(
     ladder: ComputeLadder, size: str, corpus: str, seeds: int, horizon: int | None
 ) -> Iterator[Spec]:
-    """The ladder's runs; a seed goes through all rungs before the next begins, so that a rung and
-    the baseline run close to each other in time."""
+    """The ladder's runs; a seed goes through all rungs before the next begins, so that within
+    one call a rung and the baseline run close to each other in time."""
     tokens = horizon or ladder.size[size].horizon_tokens
     for seed in range(seeds):
         for rung in ladder.variant:

@@ -17,7 +17,13 @@ import torch
 from torch import nn
 
 from compute_worker import write_result
-from motley.data import PreparedData, SampleSource, bits_per_byte, evaluation_samples
+from motley.data import (
+    PreparedData,
+    SampleSource,
+    bits_per_byte,
+    evaluation_samples,
+    target_bytes,
+)
 from motley.optim.schedule import learning_rate
 from motley.recipe import Recipe
 from motley.train.folder import RunFolder, open_run_folder
@@ -68,11 +74,11 @@ def score(loop: PlainLoop, data: PreparedData, length: int) -> tuple[float, floa
     for first in range(0, held_out.num_samples, SCORED_AT_ONCE):
         last = min(first + SCORED_AT_ONCE, held_out.num_samples)
         tokens, targets = held_out.batch(range(first, last))
-        scored = targets[targets >= 0]
+        scored = held_out.num_targets(range(first, last))
         loss = loop.model(torch.from_numpy(tokens), torch.from_numpy(targets))
-        loss_sum += float(loss) * len(scored)
-        num_targets += len(scored)
-        num_bytes += float(data.token_bytes[scored].sum())
+        loss_sum += float(loss) * scored
+        num_targets += scored
+        num_bytes += target_bytes(targets, data.token_bytes)
     return loss_sum / num_targets, bits_per_byte(loss_sum, num_bytes)
 
 

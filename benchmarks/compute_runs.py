@@ -22,11 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import commit, prepared
+from common import commit, one_chip, prepared
 from compute_corpora import PINNED
-from compute_ladder import Size, Spec, recipe_of
+from compute_ladder import Loop, Size, Spec, recipe_of
 from compute_worker import RESULT
-from motley.chips.chip import Chip
 from motley.chips.host import cpu_name, memory
 from motley.cluster import Cluster
 from motley.data import PreparedData
@@ -66,14 +65,14 @@ class Host:
 
         return torch.cuda.get_device_name(self.device)
 
+    def running(self, loop: Loop) -> Host:
+        """What a loop makes of it: the plain one is always fp32 on the CPU."""
+        if loop == "plain":
+            return dataclasses.replace(self, device="cpu", precision="fp32")
+        return self
+
     def cluster(self) -> Cluster:
-        """One chip; its rate matters to no figure here, as there is nothing to split."""
-        chip = Chip(
-            name="chip", kind="this", device=self.device, precision=self.precision,
-            flops_per_s={self.precision: 1e11}, memory_bytes=memory()[0] // 2,
-            memory_bandwidth_bytes_per_s=2e10,
-        )  # fmt: skip
-        return Cluster(name="compute", chips=(chip,), links=())
+        return one_chip(self.precision, memory()[0] // 2, self.device)
 
 
 @dataclass(frozen=True)
@@ -83,18 +82,21 @@ class Prepared:
     spec: Spec
     recipe: Recipe
     data: PreparedData
+    host: Host
+    """Where it is made, as its loop does it."""
     key: str
 
 
-def ready(spec: Spec, sizes: dict[str, Size], precision: Precision) -> Prepared:
+def ready(spec: Spec, sizes: dict[str, Size], host: Host) -> Prepared:
     """The run's recipe with its vocabulary, its data and its key."""
     recipe = recipe_of(spec, sizes)
     if recipe.data not in _texts:
         _texts[recipe.data] = prepared(recipe)[1]
     data = _texts[recipe.data]
     recipe = recipe.with_vocabulary(data.index.vocab_size)
-    key = key_of(recipe, data.index.source_digest, precision, spec.loop)
-    return Prepared(spec, recipe, data, key)
+    host = host.running(spec.loop)
+    key = key_of(recipe, data.index.source_digest, host.precision, spec.loop)
+    return Prepared(spec, recipe, data, host, key)
 
 
 def key_of(recipe: Recipe, source_digest: str, precision: str, loop: str) -> str:
@@ -130,7 +132,7 @@ def _recipe_today(record: Record) -> Recipe | None:
         return None
 
 
-def run(job: Prepared, host: Host) -> Record | None:
+def run(job: Prepared) -> Record | None:
     """Trains to the end, from where an earlier try was; its record, which is kept on disk.
 
     None if another process is at it. Raises `SystemExit` if the training fails.
@@ -143,8 +145,8 @@ def run(job: Prepared, host: Host) -> Record | None:
         if (done := kept().get(job.key)) is not None:
             return done
         folder = RunFolder(place / job.key)
-        _train(job, host, folder)
-        record = _record(job, host, folder)
+        _train(job, folder)
+        record = _record(job, folder)
         name = f"runs-{job.spec.corpus}-{job.spec.size}.jsonl"
         with EventLog.open(RESULTS / name) as log:
             log.write("run", **record)
@@ -164,13 +166,13 @@ def _alone(path: Path) -> Iterator[bool]:
         yield True
 
 
-def _train(job: Prepared, host: Host, folder: RunFolder) -> None:
-    cluster = host.cluster()
+def _train(job: Prepared, folder: RunFolder) -> None:
+    cluster = job.host.cluster()
     folder.path.mkdir(exist_ok=True)
     folder.write(job.recipe, cluster, search(job.recipe, cluster), job.data.folder)
     worker = Path(__file__).with_name(WORKERS[job.spec.loop])
     process = subprocess.run(
-        [sys.executable, str(worker), str(folder.path), str(host.threads)],
+        [sys.executable, str(worker), str(folder.path), str(job.host.threads)],
         capture_output=True,
         text=True,
         env={**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"},
@@ -180,8 +182,8 @@ def _train(job: Prepared, host: Host, folder: RunFolder) -> None:
         raise SystemExit(f"{job.spec.label} failed:\n{process.stderr[-3000:]}")
 
 
-def _record(job: Prepared, host: Host, folder: RunFolder) -> Record:
-    recipe, spec = job.recipe, job.spec
+def _record(job: Prepared, folder: RunFolder) -> Record:
+    recipe, spec, host = job.recipe, job.spec, job.host
     result = json.loads((folder.path / RESULT).read_text())
     return {
         "rung": spec.rung,

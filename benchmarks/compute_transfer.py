@@ -19,13 +19,8 @@ import time
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from common import prepared, say
-from motley.data import PreparedData, SampleSource, evaluation_samples
-from motley.model.transformer import Transformer, build_transformer
-from motley.optim.optimizer import build_optimizer
-from motley.optim.schedule import learning_rate
+from federated_training import Job, Trainer
 from motley.recipe import Recipe, load_recipe
 from motley.recipe.transfer import Target, transferred
 
@@ -72,33 +67,20 @@ def as_they_are(recipe: Recipe, width: int) -> Recipe:
     return dataclasses.replace(recipe, model=model)
 
 
-def final_loss(recipe: Recipe, data: PreparedData) -> float:
+def final_loss(recipe: Recipe) -> float:
     """Nats per held-out token after the recipe's steps; NaN if it diverges."""
-    model = build_transformer(recipe.model, seed=recipe.seed)
-    optimizer = build_optimizer(model.named(), recipe.optimizer)
-    source, batch = SampleSource(data.train, LENGTH, recipe.seed), recipe.batch.global_batch
+    job = Job(recipe, lambda text: None)
+    trainer, batch = Trainer(job), recipe.batch.global_batch
     for step in range(recipe.schedule.steps):
-        inputs, targets = source.batch(range(step * batch, (step + 1) * batch))
-        model.zero_grad()
-        loss = model.loss(torch.from_numpy(inputs), torch.from_numpy(targets)) / targets.size
-        if not math.isfinite(loss.item()):
+        if not math.isfinite(trainer.step(step, range(step * batch, (step + 1) * batch))):
             return math.nan
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.gradient_clip)
-        optimizer.step(learning_rate(1.0, recipe.schedule, step), step)
-    return held_out_loss(model, data)
-
-
-@torch.no_grad()
-def held_out_loss(model: Transformer, data: PreparedData) -> float:
-    inputs, targets = evaluation_samples(data.held_out, LENGTH, HELD_OUT).batch(range(HELD_OUT))
-    total = model.loss(torch.from_numpy(inputs), torch.from_numpy(targets))
-    return total.item() / float((targets >= 0).sum())
+    loss_sum, num_targets, _ = job.score(trainer.model, range(HELD_OUT))
+    return loss_sum / num_targets
 
 
 def losses(kind: Literal["adamw", "muon"], width: int, steps: int) -> list[dict[str, float]]:
     """A row for each factor."""
-    recipe, data = prepared(base_recipe(kind, steps))
+    recipe, _ = prepared(base_recipe(kind, steps))
     rows = []
     for factor in FACTORS:
         began = time.process_time()
@@ -106,11 +88,9 @@ def losses(kind: Literal["adamw", "muon"], width: int, steps: int) -> list[dict[
         rows.append(
             {
                 "factor": factor,
-                "small": final_loss(small, data),
-                "wide_by_the_rules": final_loss(
-                    transferred(small, Target(width=width)).recipe, data
-                ),
-                "wide_as_they_are": final_loss(as_they_are(small, width), data),
+                "small": final_loss(small),
+                "wide_by_the_rules": final_loss(transferred(small, Target(width=width)).recipe),
+                "wide_as_they_are": final_loss(as_they_are(small, width)),
                 "process_s": time.process_time() - began,
             }
         )

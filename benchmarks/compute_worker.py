@@ -19,7 +19,7 @@ from motley.train.course import Course
 from motley.train.engine import StepResult
 from motley.train.folder import RunFolder, open_run_folder
 from motley.train.orphan import follow_parent
-from motley.train.worker import Rank, run_rank
+from motley.train.worker import Rank, run_alone
 
 SECONDS = "seconds.json"
 """In the run's folder: [updates done, process seconds, wall seconds] of the training steps."""
@@ -77,18 +77,15 @@ def distil(folder: RunFolder) -> None:
     )
 
 
-def run_alone(folder: RunFolder, threads: int) -> None:
+def main(run: Path, threads: int) -> None:
     """Trains the run's one rank here, from its newest checkpoint on."""
-    os.environ |= {
-        "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0",
-    }  # fmt: skip
-    run_rank(folder, 0, folder.plan_chip(0), lambda rank: TimedCourse(rank, threads))
+    folder = open_run_folder(run)
+    run_alone(folder, lambda rank: TimedCourse(rank, threads))
     distil(folder)
 
 
 if __name__ == "__main__":
     follow_parent()
-    run_alone(open_run_folder(Path(sys.argv[1])), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
     sys.stderr.flush()
     os._exit(0)  # skips the teardown of libraries, as the product's worker does

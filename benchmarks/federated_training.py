@@ -18,7 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from motley.data import SampleSource, bits_per_byte, evaluation_samples
+from motley.data import SampleSource, bits_per_byte, evaluation_samples, target_bytes
 from motley.federation.codec import CodecConfig, build_codec
 from motley.federation.codec.payload import Payload
 from motley.federation.fragments import mix_in, partition
@@ -109,11 +109,10 @@ class Job:
         loss_sum, num_targets, num_bytes = 0.0, 0, 0.0
         for first in range(samples.start, samples.stop, 32):
             batch = range(first, min(first + 32, samples.stop))
-            tokens, targets = (torch.from_numpy(array) for array in self.held_out.batch(batch))
-            loss_sum += float(model.loss(tokens, targets))
-            scored = targets[targets >= 0].numpy()
-            num_targets += len(scored)
-            num_bytes += float(self.data.token_bytes[scored].sum())
+            tokens, targets = self.held_out.batch(batch)
+            loss_sum += float(model.loss(torch.from_numpy(tokens), torch.from_numpy(targets)))
+            num_targets += self.held_out.num_targets(batch)
+            num_bytes += target_bytes(targets, self.data.token_bytes)
         return loss_sum, num_targets, num_bytes
 
 
@@ -125,8 +124,8 @@ class Trainer:
         self.model = job.model()
         self.optimizer = build_optimizer(self.model.named(), job.recipe.optimizer)
 
-    def step(self, step: int, positions: Sequence[int]) -> None:
-        """One update on those samples."""
+    def step(self, step: int, positions: Sequence[int]) -> float:
+        """One update on those samples; their loss before it, in nats per token."""
         recipe = self.job.recipe
         tokens, targets = (torch.from_numpy(a) for a in self.job.source.batch(positions))
         loss = self.model.loss(tokens, targets) / (targets >= 0).sum()
@@ -134,6 +133,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.gradient_clip)
         self.optimizer.step(learning_rate(1.0, recipe.schedule, step), step)
         self.model.zero_grad()
+        return loss.item()
 
     def copy(self, names: Sequence[str]) -> Named:
         """The parameters of those names, as they are now."""

@@ -179,16 +179,17 @@ def measured_row(setting: Setting, limit_gib: int) -> dict[str, Any]:
 
 def train_two_steps(case: dict[str, Any]) -> dict[str, Any]:
     """In a process of its own: the trainer's engine on this CPU, and what it took."""
-    import torch.distributed as dist
+    import torch
 
+    from common import one_chip
+    from motley.federation.lone import lone_process
     from motley.train.assemble import build_engine
 
     setting = Setting(**case["setting"])
     recipe = recipe_of(setting, case["width"])
-    cluster = this_cpu(setting.precision, case["limit"])
+    cluster = one_chip(setting.precision, case["limit"])
     plan = one_chip_plan(recipe, cluster, setting.recompute)
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+    with tempfile.TemporaryDirectory() as folder, lone_process(torch.get_num_threads()):
         source = random_text(Path(folder), recipe)
         before = resident_bytes()
         began = time.monotonic()
@@ -196,25 +197,12 @@ def train_two_steps(case: dict[str, Any]) -> dict[str, Any]:
         engine.align()
         for step in range(2):
             result = engine.train_step(step, source, rate=1e-4, stop=False)
-        dist.destroy_process_group()
     return {
         "parameters": model_counts(recipe.model, LENGTH).parameters,
         "measured_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
         "loss": result.loss,
         "seconds": time.monotonic() - began,
     }
-
-
-def this_cpu(precision: Precision, memory_bytes: int) -> Cluster:
-    """One real chip with a limit; its rates are of no matter here."""
-    from motley.chips.chip import Chip
-
-    chip = Chip(
-        name="cpu", kind="cpu", device="cpu", precision=precision,
-        flops_per_s={precision: 1e11}, memory_bytes=memory_bytes,
-        memory_bandwidth_bytes_per_s=1e10,
-    )  # fmt: skip
-    return Cluster(name="one", chips=(chip,))
 
 
 def one_chip_plan(recipe: Recipe, cluster: Cluster, recompute: Recompute) -> Plan:

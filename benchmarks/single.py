@@ -24,11 +24,9 @@ from typing import Any
 
 import torch
 
-from common import origin, prepared, say
-from motley.chips.chip import Chip
+from common import one_chip, origin, prepared, say
 from motley.chips.measure import measure_matmul
 from motley.chips.precision import choose_precision
-from motley.cluster import Cluster
 from motley.model.counts import model_counts
 from motley.recipe import parse_recipe
 from motley.units import Precision
@@ -103,15 +101,11 @@ def job_for(device: str, precision: Precision) -> tuple[dict[str, Any], float, i
             }
         )
     )
-    chip = Chip(
-        name="chip", kind="this", device=device, precision=precision,
-        flops_per_s={precision: 1e12}, memory_bytes=8 * 10**9 if on_cpu else 60 * 10**9,
-        memory_bandwidth_bytes_per_s=2e10,
-    )  # fmt: skip
+    cluster = one_chip(precision, 8 * 10**9 if on_cpu else 60 * 10**9, device)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     job = {
         "recipe": recipe.to_dict(),
-        "cluster": Cluster(name="single", chips=(chip,)).to_dict(),
+        "cluster": cluster.to_dict(),
         "data": str(data.folder),
         "device": device,
         "precision": precision,

@@ -6,22 +6,22 @@ Reads a number of steps (or, for the peak, of tries) a line; answers with the se
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from motley import kernels
 from motley.chips.host import keep_freed_memory
 from motley.chips.runtime import TORCH_DTYPES
 from motley.cluster import parse_cluster
 from motley.data import PreparedData, SampleSource
+from motley.federation.lone import lone_process
 from motley.plan.search.search import search
 from motley.recipe import parse_recipe
 from motley.train.assemble import build_engine
@@ -31,12 +31,10 @@ PEAK_SIZES = (512, 1024, 2048, 4096)
 
 
 def motley_stepper(job: dict[str, Any], data: PreparedData) -> Callable[[int], float]:
-    """Steps of motley's engine on one real chip, as its worker runs them."""
+    """Steps of motley's engine on one real chip, as its worker runs them. In a `lone_process`."""
     recipe, cluster = parse_recipe(job["recipe"]), parse_cluster(job["cluster"])
     keep_freed_memory()
     kernels.enable()
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     engine, _ = build_engine(recipe, cluster, search(recipe, cluster), 0)
     source = SampleSource(data.train, recipe.batch.sequence_length, recipe.seed)
     done = 0
@@ -114,6 +112,12 @@ def main() -> None:
     name, job_file = sys.argv[1:]
     job = json.loads(Path(job_file).read_text())
     torch.set_num_threads(job["threads"])
+    with lone_process(job["threads"]) if name == "motley" else nullcontext():
+        take_turns(name, job)
+
+
+def take_turns(name: str, job: dict[str, Any]) -> None:
+    """Answers each line of the standard input."""
     if name == "peak":
         stepper = peak_stepper(job)
     else:

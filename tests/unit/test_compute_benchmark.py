@@ -3,6 +3,7 @@ claimed."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib
 import json
@@ -15,9 +16,11 @@ import pytest
 
 from motley.errors import InputError
 from motley.model.config import ModelConfig
-from motley.recipe import CheckpointConfig, DataConfig, Recipe
+from motley.recipe import CheckpointConfig, DataConfig, Recipe, load_recipe
+from motley.train.folder import create_run_folder
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +29,8 @@ def harness() -> Any:
     sys.path.insert(0, str(BENCHMARKS))
     try:
         yield {
-            name: importlib.import_module(f"compute_{name}")
-            for name in ("ladder", "runs", "claims", "corpora")
+            name: importlib.import_module(f"compute_{name}" if name else "compute")
+            for name in ("", "ladder", "runs", "claims", "corpora")
         }
     finally:
         sys.path.remove(str(BENCHMARKS))
@@ -70,6 +73,70 @@ def test_a_key_is_of_what_must_give_the_same_figures(harness: dict[str, ModuleTy
         key(RECIPE, loop="plain"),
     ]
     assert len({key(RECIPE), *others}) == 6
+
+
+def test_the_plain_loop_is_kept_as_what_it_is(
+    harness: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """fp32 on the CPU, whatever the other rungs of the call run on."""
+    ladder, kept_runs = harness["ladder"], harness["runs"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(ladder, "corpus_folder", lambda name: tmp_path / name)
+    (tmp_path / "python").mkdir()
+    for number in range(40):
+        text = " ".join(f"word{number * index % 17}" for index in range(90))
+        (tmp_path / "python" / f"{number}.txt").write_text(text)
+    shape = ladder.Size(layers=1, width=32, heads=1, vocab_size=300, horizon_tokens=8192)
+    hosts = [
+        kept_runs.Host(device=device, precision=precision, threads=1)
+        for device, precision in (("cpu", "fp32"), ("cuda", "bf16"))
+    ]
+    for loop in ("plain", "motley"):
+        spec = ladder.Spec(
+            rung="x", size="XXS", corpus="python", seed=0, share=1.0, horizon_tokens=8192,
+            changes={}, loop=loop,
+        )  # fmt: skip
+        here, there = (kept_runs.ready(spec, {"XXS": shape}, host) for host in hosts)
+        assert (here.key == there.key) == (loop == "plain")
+        if loop == "plain":
+            folder = create_run_folder(tmp_path / "run")
+            (folder.path / kept_runs.RESULT).write_text("{}")
+            record = kept_runs._record(there, folder)
+            assert (record["device"], record["precision"]) == ("cpu", "fp32")
+            assert record["machine"] == hosts[0].name
+
+
+@pytest.mark.parametrize(
+    ("size", "only", "said", "near"),
+    [
+        ("XL", None, "no size 'XL'", "Did you mean"),
+        ("S", ["blok"], "no part 'blok'", "block"),
+        ("S", ["b1", "sweep:b2"], "no part 'sweep:b2'", "sweep:b1"),
+    ],
+)
+def test_what_the_ladder_does_not_have_is_named(
+    harness: dict[str, ModuleType], size: str, only: list[str] | None, said: str, near: str
+) -> None:
+    chosen = argparse.Namespace(
+        size=[size], corpus=["python"], only=only, seeds=1, horizon_tokens=None
+    )
+    with pytest.raises(InputError, match=said) as error:
+        harness[""].wanted(harness["ladder"].load(), chosen)
+    assert near in error.value.remedy
+
+
+@pytest.mark.parametrize(("rung", "name"), [("b1", "gpt2-adamw"), ("residuals", "frugal")])
+def test_the_recipes_are_rungs_of_the_ladder(
+    harness: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, rung: str, name: str
+) -> None:
+    ladder = harness["ladder"]
+    monkeypatch.setattr(ladder, "corpus_folder", lambda text: Path("/texts") / text)
+    table, recipe = ladder.load(), load_recipe(ROOT / "recipes" / f"{name}.toml")
+    specs = ladder.rung_specs(table, "M", "python", 1, None)
+    (spec, *_) = (spec for spec in specs if spec.rung == rung)
+    measured = ladder.recipe_of(dataclasses.replace(spec, share=1.0), table.size)
+    for section in ("model", "batch", "optimizer", "schedule"):
+        assert getattr(measured, section) == getattr(recipe, section)
 
 
 def test_every_rung_sweep_and_left_out_part_makes_a_recipe(

@@ -23,10 +23,10 @@ from motley.train.engine import Engine
 
 
 @contextmanager
-def lone_process() -> Iterator[None]:
-    """This process as the only rank of a training, on one thread; afterwards it is as before."""
+def lone_process(threads: int = 1) -> Iterator[None]:
+    """This process as the only rank of a training; afterwards it is as before."""
     num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:

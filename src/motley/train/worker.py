@@ -107,6 +107,16 @@ def run_rank(folder: RunFolder, rank: int, chip: Chip, course_of: CourseOf) -> N
     dist.barrier(group=groups.control)
 
 
+def run_alone(folder: RunFolder, course_of: CourseOf = recipe_course) -> None:
+    """Trains a run of one rank in this process, without a launcher; others may follow."""
+    os.environ |= {
+        "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0",
+    }  # fmt: skip
+    run_rank(folder, 0, folder.plan_chip(0), course_of)
+    dist.destroy_process_group()
+
+
 def _set_threads(chip: Chip) -> None:
     """An emulated chip gets one host thread; a real CPU shares the cores with its node's ranks."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
