@@ -132,7 +132,31 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         job.finish()
     assert "optimizer.learning_rate = 10 " in raised.value.message
     assert "Lower that learning rate" in raised.value.remedy
-    assert "checkpoint" in raised.value.remedy
+    assert "begin a new run; no checkpoint was saved yet" in raised.value.remedy
+
+
+def test_a_lost_training_goes_on_from_its_checkpoint_by_its_own_recipe(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    """Where it is lost there is a checkpoint, of weights that were suspect: the first one is saved
+    even so, and none takes its place."""
+    recipe, data = small
+    wild = dataclasses.replace(
+        recipe,
+        optimizer=dataclasses.replace(recipe.optimizer, learning_rate=3.0),
+        schedule=dataclasses.replace(recipe.schedule, warmup_steps=0, decay="constant"),
+        checkpoint=dataclasses.replace(recipe.checkpoint, every_steps=10),
+    )
+    cluster = jobs.cluster("fp32", "fp32")
+    plan = jobs.plan_of(wild, cluster, (((0, 0, 3), (1, 3, 6)), 16, 16))
+    folder = jobs.make_run(tmp_path / "run", wild, cluster, plan, data)
+    with pytest.raises(DivergedError, match="for 30 steps") as raised:
+        start(folder).finish()
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-00000010"]
+    assert f"in {folder.path / 'recipe.json'}, then go on" in raised.value.remedy
+    assert f"from step-00000010 with 'motley train --resume {folder.path}'" in raised.value.remedy
+    said = [event["text"] for event in jobs.events(folder, "message")]
+    assert sum("no checkpoint is saved" in text for text in said) == 2
 
 
 def write_toml(path: Path, table: dict[str, object]) -> Path:

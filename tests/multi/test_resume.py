@@ -11,15 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import jobs
 from motley.cluster import Cluster
 from motley.data import PreparedData
 from motley.plan.plan import Plan
 from motley.recipe import Recipe
-from motley.train.checkpoint import newest_whole, read_progress
+from motley.train.checkpoint import checkpoint_path, load_state, newest_whole, read_progress
 from motley.train.folder import RunFolder
 from motley.train.launch import start
+from motley.train.trained import load_model
 
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
@@ -77,6 +79,39 @@ def test_resume_under_the_same_plan_is_exact(
     folder = jobs.train(tmp_path / "run", short, *three_chips(short), data)
     go_on(folder, whole, *three_chips(whole))
     assert jobs.losses(folder) == unbroken
+
+
+def test_a_mean_is_of_the_last_steps_of_the_schedule_at_hand(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    """That over the last 3 of 6 updates has no place in that over the last 3 of 12, nor this one
+    where none is wanted any more."""
+    recipe, data = small
+    none = with_steps(recipe, 14)
+    short, whole = (
+        dataclasses.replace(
+            none,
+            schedule=dataclasses.replace(none.schedule, steps=steps, tail_average_share=3 / steps),
+        )
+        for steps in (6, 12)
+    )
+    folder = jobs.train(tmp_path / "run", short, *two_chips(short), data)
+    assert read_progress(checkpoint_path(folder.checkpoints, 6)).num_averaged == 3
+    go_on(folder, whole, *two_chips(whole))
+    newest = checkpoint_path(folder.checkpoints, 12)
+    assert read_progress(newest).num_averaged == 3
+
+    averaged = load_model(folder, lambda text: None)[0].state()
+    unaveraged = with_steps(recipe, 12)
+    folder.write(unaveraged, *two_chips(unaveraged), data.folder)
+    last = load_model(folder, lambda text: None)[0].state()
+    saved = {f"parameter/{name}": torch.empty_like(each) for name, each in last.items()}
+    load_state(newest, saved, distributed=False)
+    assert all(saved[f"parameter/{name}"].equal(each) for name, each in last.items())
+    assert not all(averaged[name].equal(each) for name, each in last.items())
+
+    go_on(folder, none, *two_chips(none))
+    assert read_progress(checkpoint_path(folder.checkpoints, 14)).num_averaged == 0
 
 
 def test_newest_are_kept_and_broken_ones_are_passed_over(

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from motley.optim.adamw import AdamW
+from motley.optim.roles import is_orthogonalised, role_of
 from motley.recipe import OptimizerConfig
+from motley.recipe.optimizer import Role
 
 CONFIG = OptimizerConfig(learning_rate=3e-3, beta1=0.8, beta2=0.99, epsilon=1e-7, weight_decay=0.2)
 SHAPES = [(5, 7), (7,), (3, 4, 2), (1,)]
@@ -113,6 +115,26 @@ def test_each_role_has_its_rate_and_decay() -> None:
     moved = [float(1 - parameter.detach().max()) for parameter in held.values()]
     rates = [(0.005, 0.2), (0.01, 0.2), (0.015, 0.5), (0.02, 0.0)]
     assert moved == pytest.approx([rate * (1 + decay) for rate, decay in rates], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "orthogonal"),
+    [
+        ("blocks.0.mlp.up.weight", "matrix", True),
+        ("blocks.11.mlp.router.weight", "matrix", False),
+        ("embedding.token", "embedding", False),
+        ("embedding.position", "embedding", False),
+        ("embedding.ngram_projection.weight", "head", False),
+        ("head.output", "head", False),
+        ("head.ahead.weight", "head", False),
+        ("tables.ngram2", None, False),
+        ("tables.value", None, False),
+    ],
+)
+def test_roles_follow_what_a_matrix_does(name: str, role: Role | None, orthogonal: bool) -> None:
+    assert is_orthogonalised(name, (4, 4)) is orthogonal
+    assert not is_orthogonalised(name, (4,))
+    assert role is None or role_of(name, (4, 4)) == role
 
 
 def test_a_cautious_decay_takes_only_from_weights_that_shrink_anyway() -> None:

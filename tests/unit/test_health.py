@@ -13,9 +13,11 @@ from motley.model.config import ModelConfig
 from motley.recipe import BatchConfig, OptimizerConfig, Recipe
 from motley.train.health import RISE_NATS, SUSPECT_STEPS, WINDOW_STEPS, LossWatch
 
+GUESSING = math.log(1000)
 
-def watch(**optimizer: object) -> LossWatch:
-    model = ModelConfig(layers=1, width=8, heads=1, vocab_size=1000)
+
+def watch(lookahead: float | None = None, **optimizer: object) -> LossWatch:
+    model = ModelConfig(layers=1, width=8, heads=1, vocab_size=1000, lookahead_weight=lookahead)
     config = OptimizerConfig(**optimizer)  # type: ignore[arg-type]
     return LossWatch(Recipe(model=model, batch=BatchConfig(), optimizer=config))
 
@@ -64,6 +66,57 @@ def test_what_is_no_worse_than_guessing_never_stops_a_beginning(losses: list[flo
     for step, loss in enumerate(losses[: WINDOW_STEPS - 1]):
         seen.look(step, loss, 1.0, 1.0, skips=False)
         assert not seen.is_suspect
+
+
+def descend(seen: LossWatch, until: float = GUESSING + 1.0) -> int:
+    """A healthy training that begins far above guessing; the number of steps it takes."""
+    step, loss = 0, GUESSING + 3.8
+    while loss > until:
+        seen.look(step, loss, 1.0, 1.0, skips=False)
+        assert not seen.is_suspect
+        step, loss = step + 1, loss - 0.03
+    return step
+
+
+def test_a_high_start_that_comes_down_is_healthy() -> None:
+    assert descend(watch()) > 2 * WINDOW_STEPS
+
+
+def test_a_high_start_that_rises_is_lost() -> None:
+    seen = watch()
+    high = GUESSING + 3.8 + RISE_NATS + 0.1
+    seen.look(0, GUESSING + 3.8, 1.0, 1.0, skips=False)
+    for step in range(1, WINDOW_STEPS):
+        seen.look(step, high, 1.0, 1.0, skips=False)
+    assert seen.is_suspect
+    assert "for 30 steps" in lost(seen, WINDOW_STEPS, high)
+
+
+def test_after_a_high_start_guessing_counts_again() -> None:
+    seen = watch()
+    done = descend(seen)
+    assert seen.first_loss is None
+    for step in range(WINDOW_STEPS - 1):
+        seen.look(done + step, GUESSING + 2.0, 1.0, 1.0, skips=False)
+    assert "for 30 steps" in lost(seen, done + WINDOW_STEPS, GUESSING + 2.0)
+
+
+def test_a_resume_on_the_way_down_goes_on_from_the_first_loss() -> None:
+    before, high = watch(), GUESSING + 3.0
+    done = descend(before, until=high)
+    resumed, forgetful = watch(), watch()
+    resumed.first_loss = before.first_loss
+    for step in range(done, done + WINDOW_STEPS - 1):
+        for seen in (resumed, forgetful):
+            seen.look(step, high, 1.0, 1.0, skips=False)
+    assert not resumed.is_suspect
+    assert "for 30 steps" in lost(forgetful, done + WINDOW_STEPS, high)
+
+
+def test_the_rate_of_the_lookahead_is_blamed_under_a_tied_head() -> None:
+    said = lost(watch(lookahead=0.3, head_learning_rate=0.5), 99, math.nan)
+    assert "optimizer.head_learning_rate = 0.5" in said
+    assert "head_learning_rate" not in lost(watch(head_learning_rate=0.5), 99, math.nan)
 
 
 def test_spikes_are_forgiven() -> None:

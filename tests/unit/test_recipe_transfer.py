@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motley.model.config import MixtureOfExperts, ModelConfig
+from motley.model.init import initial_value
+from motley.model.table_config import MemoryTables
 from motley.model.transformer import build_transformer
 from motley.optim.optimizer import build_optimizer
+from motley.optim.roles import role_of
 from motley.recipe import (
     BatchConfig,
     CheckpointConfig,
@@ -143,6 +146,61 @@ def test_a_tied_head_takes_the_slower_rate() -> None:
     wide = transferred(narrow(tied_head=True), Target(width=256)).recipe
     assert wide.optimizer.peak_rate("embedding") == pytest.approx(5e-3 / 4)
     assert wide.model.head_deviation is None
+
+
+def test_what_looks_ahead_goes_with_the_width_under_a_tied_head() -> None:
+    recipe = narrow(tied_head=True, lookahead_weight=0.3)
+    wide = transferred(recipe, Target(width=256)).recipe
+    assert wide.optimizer.peak_rate("head") == pytest.approx(5e-3 / 4)
+    (before, moves), (wide_before, wide_moves) = ahead(recipe), ahead(wide)
+    assert 0.6 < wide_before / before < 1.6
+    assert 0.6 < wide_moves / moves < 1.6
+
+
+def ahead(recipe: Recipe, steps: int = 3) -> tuple[float, float]:
+    """What the lookahead's matrix makes of a unit stream, at the start and moved by some updates:
+    root mean squares."""
+    data = torch.randint(0, VOCABULARY, (8, 33), generator=torch.Generator().manual_seed(1))
+    tokens, targets = data[:, :-1], data[:, 1:]
+    model = build_transformer(recipe.model, seed=0)
+    named = model.named()
+    optimizer = build_optimizer(named, recipe.optimizer)
+    matrix = named["head.ahead.weight"]
+    start = matrix.detach().clone()
+    for step in range(steps):
+        model.zero_grad()
+        (model.loss(tokens, targets) / targets.numel()).backward()
+        optimizer.step(1.0, step)
+    with torch.no_grad():
+        states = model.hidden(tokens)
+        states = states / states.pow(2).mean(dim=-1, keepdim=True).sqrt()
+        before, moves = states @ start.T, states @ (matrix - start).T
+    return float(before.pow(2).mean().sqrt()), float(moves.pow(2).mean().sqrt())
+
+
+def test_projected_rows_go_with_the_width_and_embeddings_do_not() -> None:
+    recipe = narrow(tied_head=False, tables=MemoryTables(ngrams=(2,), width=16))
+    wide = transferred(recipe, Target(width=256)).recipe
+    name = "embedding.ngram_projection.weight"
+    shape = build_transformer(wide.model, seed=0).named()[name].shape
+    assert shape == (256, 64)
+    assert wide.optimizer.peak_rate(role_of(name, shape)) == pytest.approx(5e-3 / 4)
+    assert wide.optimizer.peak_rate(role_of("embedding.token", shape)) == 5e-3
+    tied = transferred(narrow(tied_head=True, tables=recipe.model.tables), Target(width=256)).recipe
+    assert tied.optimizer.peak_rate(role_of(name, shape)) == pytest.approx(5e-3 / 4)
+
+
+def test_deviations_are_those_of_what_a_matrix_does() -> None:
+    model = narrow(lookahead_weight=0.3, head_deviation=0.0, matrix_deviation=0.5).model
+    size = torch.Size((200, 200))
+
+    def deviation(name: str) -> float:
+        return float(initial_value(model, name, size, 0).std())
+
+    assert deviation("head.output") == 0.0
+    for name in ("head.ahead.weight", "embedding.ngram_projection.weight"):
+        assert deviation(name) == pytest.approx(0.5, rel=0.02)
+    assert deviation("embedding.token") == pytest.approx(0.02, rel=0.02)
 
 
 def test_nothing_to_change_changes_nothing() -> None:

@@ -24,6 +24,8 @@ from motley.data.streams import TokenStream
 
 IGNORE_INDEX = -100
 """The target where there is none; the loss leaves it out (the default of PyTorch's losses)."""
+COUNTED_TOKENS = 2_000_000
+"""From the start of a stream: as many as tell how often tokens occur."""
 
 _ROUNDS = 8
 _MASK = (1 << 64) - 1
@@ -134,20 +136,20 @@ def bits_per_byte(loss_sum_nats: float, num_bytes: float) -> float:
 
 
 def token_counts(
-    stream: TokenStream, vocab_size: int, num_tokens: int = 2_000_000
+    stream: TokenStream, vocab_size: int = 0, num_tokens: int = COUNTED_TOKENS
 ) -> NDArray[np.int64]:
-    """How often each token [vocab_size] occurs among the stream's first `num_tokens`."""
+    """How often each token occurs among the stream's first `num_tokens`: [vocab_size], or as long
+    as the highest token that occurs asks for."""
     tokens = stream.read(0, min(num_tokens, stream.num_tokens))
     return np.bincount(tokens, minlength=vocab_size).astype(np.int64)
 
 
-def unigram_entropy(stream: TokenStream, num_tokens: int = 2_000_000) -> float:
+def unigram_entropy(stream: TokenStream, num_tokens: int = COUNTED_TOKENS) -> float:
     """Nats per token of a model that knows only how often each token occurs in the stream.
 
     Over the stream's first `num_tokens`; what any trained model must be well below.
     """
-    tokens = stream.read(0, min(num_tokens, stream.num_tokens))
-    counts = np.bincount(tokens)
+    counts = token_counts(stream, num_tokens=num_tokens)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 

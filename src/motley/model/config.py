@@ -14,6 +14,11 @@ from typing import Literal
 from motley.model.table_config import MemoryTables
 from motley.schema import require_positive, switch
 
+BLOCKS = "blocks."
+"""How the global names of the blocks' parameters begin."""
+STANDARD_DEVIATION = 0.02
+"""Of matrices at the start whose model does not say it, as in GPT-2 (Radford et al. 2019)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -140,8 +145,9 @@ class ModelConfig:
     tied_head: bool = True
     """The head uses the token embedding's matrix."""
     matrix_deviation: float | None = None
-    """Standard deviation of the blocks' matrices at the start; those that add to the residual
-    stream have 1 / sqrt(2 x layers) of it. Unset means 0.02, as in GPT-2."""
+    """Standard deviation at the start of the blocks' matrices, and of those of the lookahead and
+    of projected n-gram rows; those that add to the residual stream in a block have
+    1 / sqrt(2 x layers) of it. Unset means 0.02, as in GPT-2."""
     head_deviation: float | None = None
     """Of an untied head's matrix at the start; 0 is allowed. Unset means 0.02."""
     input_residual: bool = switch(False)

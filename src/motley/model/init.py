@@ -13,12 +13,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from motley.model.config import ModelConfig
+from motley.model.config import BLOCKS, STANDARD_DEVIATION, ModelConfig
 from motley.model.layers import parameter_name
 from motley.model.table_config import TABLES
 
-STANDARD_DEVIATION = 0.02
-"""As in GPT-2 (Radford et al. 2019)."""
+HEAD_MATRIX = "head.output"
+MULTIPLIED = (BLOCKS, "head.ahead.", "embedding.ngram_projection.")
+"""How the names of matrices begin that turn activations of a width into activations of a width."""
 RESIDUAL_PROJECTIONS = ("attention.output.weight", ".down.weight")
 """What adds to the residual stream; scaled by 1 / sqrt(2 x layers), as in GPT-2."""
 MIXES = {
@@ -59,9 +60,9 @@ def initial_value(config: ModelConfig, name: str, shape: torch.Size, seed: int) 
 def _deviation(config: ModelConfig, name: str) -> float:
     """Of a matrix that does not add to the residual stream."""
     own = None
-    if name.startswith("blocks."):
+    if name.startswith(MULTIPLIED):
         own = config.matrix_deviation
-    elif name.startswith("head."):
+    elif name == HEAD_MATRIX:
         own = config.head_deviation
     return STANDARD_DEVIATION if own is None else own
 

@@ -67,9 +67,7 @@ def build_optimizer(
     matrices = {
         name: master
         for name, master in masters.items()
-        if config.orthogonalises
-        and is_orthogonalised(name, master.shape)
-        and not name.startswith(TABLES)
+        if config.orthogonalises and is_orthogonalised(name, master.shape)
     }
     tables = {name: master for name, master in masters.items() if name.startswith(TABLES)}
     others = {name: each for name, each in masters.items() if name not in {*matrices, *tables}}

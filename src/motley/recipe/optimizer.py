@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from motley.model.config import ModelConfig
+from motley.model.table_counts import projected_width
 from motley.schema import require_positive, switch
 
 Role = Literal["matrix", "embedding", "head", "vector"]
 """What a parameter is to the optimizer: a matrix of a block, the embeddings (token, with a tied
-head, and positions), the head's own matrix, or anything with fewer than two dimensions."""
+head, and positions), a matrix outside the blocks that activations are multiplied with (the head's
+own, the lookahead's, that of projected n-gram rows), or anything with fewer than two dimensions."""
 
 MUON_LEARNING_RATE = 0.02
 """Of matrices under Muon if nothing else is said (Keller Jordan's default)."""
@@ -31,7 +34,8 @@ class OptimizerConfig:
     embedding_learning_rate: float | None = None
     """Of token and position embeddings, and so of a tied head."""
     head_learning_rate: float | None = None
-    """Of the matrix of an untied head."""
+    """Of matrices outside the blocks that activations are multiplied with: an untied head's, the
+    lookahead's, and that of projected n-gram rows."""
     vector_learning_rate: float | None = None
     """Of norms, biases and scalars."""
     beta1: float = 0.9
@@ -110,3 +114,9 @@ class OptimizerConfig:
         if role == "matrix" and self.matrix_weight_decay is not None:
             return self.matrix_weight_decay
         return self.weight_decay
+
+
+def roles_of(model: ModelConfig) -> tuple[Role, ...]:
+    """The roles that parameters of the model can have; not all have matrices of a head's own."""
+    own = not model.tied_head or model.lookahead_weight is not None or projected_width(model) > 0
+    return ("matrix", "embedding", "head", "vector") if own else ("matrix", "embedding", "vector")

@@ -52,3 +52,7 @@ class ScheduleConfig:
     def tail_begin(self) -> int:
         """The weights after each update from this one on (from 0) are averaged."""
         return self.steps - round(self.tail_average_share * self.steps)
+
+    def averages(self, step: int) -> bool:
+        """Whether the weights after `step` updates belong to the mean over the last ones."""
+        return self.tail_average_share > 0 and step > self.tail_begin

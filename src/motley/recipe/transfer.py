@@ -5,10 +5,11 @@
 
 The rules keep what a step does to activations the same at every size:
 
-- Width: matrices of blocks under AdamW get a rate and a squared initial deviation in proportion to
-  1 / width, the untied head a rate and a deviation in proportion to 1 / width; embeddings and
-  vectors stay (muP, Yang et al., arXiv 2203.03466, table 3). Muon's update, scaled by the root of
-  outputs over inputs, has a spectral norm that no width changes: its rate stays (arXiv 2310.17813).
+- Width: matrices of blocks under AdamW, the lookahead's and that of projected n-gram rows get a
+  rate and a squared initial deviation in proportion to 1 / width, the untied head a rate and a
+  deviation in proportion to 1 / width; embeddings and vectors stay (muP, arXiv 2203.03466,
+  table 3). Muon's update, scaled by the root of outputs over inputs, has a spectral norm that no
+  width changes: its rate stays (arXiv 2310.17813).
 - Depth: rates of matrices in proportion to 1 / sqrt(layers) (depth-muP, arXiv 2310.02244); what
   adds to the residual stream starts at 1 / sqrt(2 x layers) of the others anyway.
 - Batch: all rates in proportion to its square root (arXiv 2205.10287 for Adam; taken over for
@@ -25,16 +26,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from motley.model.config import ModelConfig
+from motley.model.config import STANDARD_DEVIATION, ModelConfig
 from motley.model.counts import model_counts
 from motley.model.ladder import reshaped
-from motley.recipe.optimizer import OptimizerConfig, Role
+from motley.recipe.optimizer import OptimizerConfig, Role, roles_of
 from motley.recipe.recipe import Recipe
 from motley.recipe.schedule import ScheduleConfig
 from motley.recipe.upkeep import CheckpointConfig, ValidationConfig
 
-DEVIATION = 0.02
-"""Of matrices whose recipe does not say how they start."""
 TIMESCALE_POWER = -0.527
 """Weight decay's memory as a share of the training, by tokens per parameter (arXiv 2505.13738,
 figure 1)."""
@@ -130,8 +129,8 @@ def _started(old: ModelConfig, new: ModelConfig, scale: _Scale) -> ModelConfig:
     """The new model with the initial deviations of its width."""
     if scale.width == 1:
         return new
-    matrix = DEVIATION if old.matrix_deviation is None else old.matrix_deviation
-    head = DEVIATION if old.head_deviation is None else old.head_deviation
+    matrix = STANDARD_DEVIATION if old.matrix_deviation is None else old.matrix_deviation
+    head = STANDARD_DEVIATION if old.head_deviation is None else old.head_deviation
     return dataclasses.replace(
         new,
         matrix_deviation=_rounded(matrix / math.sqrt(scale.width)),
@@ -146,7 +145,7 @@ def _optimizer(old: OptimizerConfig, model: ModelConfig, scale: _Scale) -> Optim
     changed: dict[str, Any] = {}
     if common != 1:
         changed["learning_rate"] = _rounded(old.learning_rate * common)
-    for role in _roles(model):
+    for role in roles_of(model):
         key, factor = f"{role}_learning_rate", _rate_factor(role, old, model, scale)
         follows = factor == common and old.peak_rate(role) == old.learning_rate
         if factor != 1 and not (follows and getattr(old, key) is None):
@@ -160,13 +159,6 @@ def _optimizer(old: OptimizerConfig, model: ModelConfig, scale: _Scale) -> Optim
     if old.momentum_warmup_steps:
         changed["momentum_warmup_steps"] = _steps(old.momentum_warmup_steps, scale.steps)
     return dataclasses.replace(old, **changed)
-
-
-def _roles(model: ModelConfig) -> tuple[Role, ...]:
-    """With matrices of their own."""
-    if model.tied_head:
-        return ("matrix", "embedding", "vector")
-    return ("matrix", "embedding", "head", "vector")
 
 
 def _decay(role: Role, old: OptimizerConfig, model: ModelConfig, scale: _Scale) -> float:

@@ -45,6 +45,8 @@ class Progress:
     loss_scale: float = 1.0
     num_averaged: int = 0
     """Updates whose weights are in the mean that is kept beside them."""
+    first_loss: float | None = None
+    """Of the run, while it is what later losses are measured from (`motley.train.health`)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,17 @@ def _labelled(state: Callable[[str], dict[str, Tensor]], names: list[str]) -> di
     return {f"{kind}/{name}": each for name in names for kind, each in state(name).items()}
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """The checkpoint after `step` updates in a run's folder of checkpoints."""
+    return folder / f"step-{step:08d}"
+
+
+def _partial_path(folder: Path, step: int) -> Path:
+    """Where it is while it is written."""
+    whole = checkpoint_path(folder, step)
+    return whole.with_name(whole.name + PARTIAL)
+
+
 class CheckpointWriter:
     """Saves in the background, one checkpoint at a time; keeps the newest few."""
 
@@ -93,7 +106,7 @@ class CheckpointWriter:
     def begin(self, state: dict[str, Tensor], progress: Progress) -> None:
         """Copies the state and begins to write it. The save before must be finished."""
         assert self._running is None
-        target = self._folder / f"step-{progress.step:08d}{PARTIAL}"
+        target = _partial_path(self._folder, progress.step)
         if self._is_leader:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True, exist_ok=True)
@@ -119,10 +132,10 @@ class CheckpointWriter:
             return None
         future, progress = self._running
         self._running = None
-        partial = self._folder / f"step-{progress.step:08d}{PARTIAL}"
+        partial = _partial_path(self._folder, progress.step)
+        whole = checkpoint_path(self._folder, progress.step)
         try:
             future.result()
-            whole = partial.with_name(partial.name.removesuffix(PARTIAL))
             if self._is_leader:
                 _seal(partial, whole, progress)
                 _prune(self._folder, self._keep)

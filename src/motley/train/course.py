@@ -37,7 +37,7 @@ class Course:
 
     def averages(self, step: int) -> bool:
         """Whether the weights after `step` updates belong to the mean over the last ones."""
-        return step > self._recipe.schedule.tail_begin
+        return self._recipe.schedule.averages(step)
 
     def after_step(self, step: int, result: StepResult) -> None:
         """`step` updates are done, the last with `result`; its `stop` ends the training."""

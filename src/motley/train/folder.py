@@ -21,6 +21,7 @@ from motley.errors import RunFolderError, StorageError
 from motley.plan.plan import Plan, load_plan
 from motley.recipe import Recipe, parse_recipe
 
+RECIPE = "recipe.json"
 EXIT_CODES = "exit-codes.json"
 """In `failures`: rank to exit code, written when a run fails."""
 
@@ -32,6 +33,10 @@ class RunFolder:
     @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / RECIPE
 
     @property
     def checkpoints(self) -> Path:
@@ -50,7 +55,7 @@ class RunFolder:
         return self.path / "stop"
 
     def recipe(self) -> Recipe:
-        return parse_recipe(self._read("recipe.json"), "recipe.json")
+        return parse_recipe(self._read(RECIPE), RECIPE)
 
     def cluster(self) -> Cluster:
         return parse_cluster(self._read("cluster.json"), "cluster.json")
@@ -72,7 +77,7 @@ class RunFolder:
     def write(self, recipe: Recipe, cluster: Cluster, plan: Plan, data_folder: Path) -> None:
         """Writes what is run; `StorageError` if the disk does not take it."""
         tables: dict[str, Any] = {
-            "recipe.json": recipe.to_dict(),
+            RECIPE: recipe.to_dict(),
             "cluster.json": cluster.to_dict(),
             "plan.json": plan.to_dict(),
             "data.json": {"folder": str(data_folder)},
@@ -122,7 +127,7 @@ def create_run_folder(path: Path) -> RunFolder:
 
 def open_run_folder(path: Path) -> RunFolder:
     """An existing run; `RunFolderError` if it is none."""
-    if not (path / "recipe.json").is_file():
-        why = "no such folder" if not path.is_dir() else "there is no recipe.json in it"
+    if not RunFolder(path).recipe_file.is_file():
+        why = "no such folder" if not path.is_dir() else f"there is no {RECIPE} in it"
         raise RunFolderError(f"{path} is not a run: {why}.", remedy="Check the path.")
     return RunFolder(path)

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 from motley.errors import DivergedError
 from motley.recipe import Recipe
-from motley.recipe.optimizer import Role
+from motley.recipe.optimizer import roles_of
 
 WINDOW_STEPS = 30
 """A loss that is too high in all of so many steps does not come back."""
 SUSPECT_STEPS = 5
 """From so many on no checkpoint replaces an older one."""
 RISE_NATS = 1.5
-"""Above the best of earlier windows, or above guessing all tokens alike: too high."""
+"""Above the best of earlier windows, or above guessing all tokens alike: too high. Large weights of
+a wide head begin above that: until a loss was once below, it counts from the run's first loss."""
 USUAL_RATES: dict[bool, float] = {True: 0.05, False: 0.01}
 """Peak learning rates a few times above the common ones: of a matrix under Muon (0.02), and of
 anything under AdamW (0.0003 to 0.003; without QK norm small models break from about 0.01 on,
@@ -31,6 +32,8 @@ class LossWatch:
     recipe: Recipe
     bears_rises: bool = False
     """As the training's course says."""
+    first_loss: float | None = None
+    """Of the run, while none was near that of guessing; None before the first and ever after."""
     _lowest: float = math.inf
     _high_steps: int = 0
     _losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_STEPS))
@@ -48,7 +51,7 @@ class LossWatch:
             self._stop(step, f"the loss is {loss}, the gradient norm {norm}", share)
         if self.bears_rises:
             return
-        limit = min(self._lowest, math.log(self.recipe.model.vocabulary)) + RISE_NATS
+        limit = min(self._lowest, self._origin(step, loss)) + RISE_NATS
         self._high_steps = self._high_steps + 1 if loss > limit else 0
         if self._high_steps >= WINDOW_STEPS:
             said = f"the loss is {loss:.2f}, above {limit:.2f} for {WINDOW_STEPS} steps"
@@ -58,11 +61,17 @@ class LossWatch:
         if len(self._losses) == WINDOW_STEPS:
             self._lowest = min(self._lowest, sum(self._losses) / WINDOW_STEPS)
 
+    def _origin(self, step: int, loss: float) -> float:
+        """The loss of knowing nothing: of guessing, or the first one until guessing is reached."""
+        guessing = math.log(self.recipe.model.vocabulary)
+        if step == 0:
+            self.first_loss = loss
+        if loss <= guessing + RISE_NATS:
+            self.first_loss = None
+        return guessing if self.first_loss is None else max(guessing, self.first_loss)
+
     def _stop(self, step: int, said: str, share: float) -> None:
-        raise DivergedError(
-            f"step {step + 1}: {said}. Likely cause: {self._cause(step, share)}.",
-            remedy="Lower that learning rate or lengthen the warm-up, then resume.",
-        )
+        raise DivergedError(f"step {step + 1}: {said}. Likely cause: {self._cause(step, share)}.")
 
     def _cause(self, step: int, share: float) -> str:
         key, rate, excess = _boldest_rate(self.recipe)
@@ -87,11 +96,8 @@ def _boldest_rate(recipe: Recipe) -> tuple[str, float, float]:
     """The learning rate that is highest for what it moves: key, peak, and how many times what
     usually trains."""
     config = recipe.optimizer
-    roles: list[Role] = ["matrix", "embedding", "vector"]
-    if not recipe.model.tied_head:
-        roles.append("head")
     found = []
-    for role in roles:
+    for role in roles_of(recipe.model):
         rate = config.peak_rate(role)
         is_muon = role == "matrix" and config.orthogonalises
         own = getattr(config, f"{role}_learning_rate") is not None or is_muon

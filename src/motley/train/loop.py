@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch.distributed as dist
 from torch import Tensor
 
 from motley.data.batches import SampleSource
@@ -71,10 +73,9 @@ class Training:
             return self.engine.train_step(step, self.samples, rate=rate, stop=stop)
         except DivergedError as lost:
             newest = newest_whole(self.folder.checkpoints, lambda text: None)
-            kept = "No checkpoint was saved yet"
-            if newest:
-                kept = f"The last good checkpoint is kept: {newest[0].name} in {newest[0].parent}"
-            raise DivergedError(lost.message, remedy=f"{lost.remedy} {kept}.") from None
+            raise DivergedError(
+                lost.message, remedy=_way_out(self.folder, newest[0] if newest else None)
+            ) from None
 
     def _stop_requested(self) -> bool:
         return self.journal is not None and self.folder.stop_request.exists()
@@ -103,7 +104,7 @@ class Training:
     def _begin_save(self, step: int) -> None:
         if self.writer.is_running or step == self._saved_step:
             return
-        if self.engine.watch.is_suspect:
+        if self.engine.watch.is_suspect and self._has_older():
             if self.journal:
                 self.journal.message(
                     f"Step {step}: the loss is far above what it was; no checkpoint is saved, so "
@@ -120,10 +121,17 @@ class Training:
                 tokenizer_digest=self.tokenizer_digest,
                 loss_scale=engine.scale.value,
                 num_averaged=engine.live.average.count,
+                first_loss=engine.watch.first_loss,
             ),
         )
         self._saved_step = step
         engine.align()
+
+    def _has_older(self) -> bool:
+        """Whether there is a whole checkpoint, as rank 0 sees it. All ranks call it."""
+        found = [bool(self.journal and newest_whole(self.folder.checkpoints, lambda text: None))]
+        dist.broadcast_object_list(found, src=0, group=self.engine.control)
+        return found[0]
 
     def _finish_save(self, *, wait: bool, is_final: bool = False) -> None:
         """Ends the save in progress. A failed one is reported; only the final one is an error."""
@@ -139,3 +147,16 @@ class Training:
             return
         if self.journal and path is not None:
             self.journal.checkpoint(self._saved_step, path, time.monotonic() - self._save_began)
+
+
+def _way_out(folder: RunFolder, newest: Path | None) -> str:
+    """What to do about a training that is lost, from its newest checkpoint if there is one."""
+    if newest is None:
+        return (
+            "Lower that learning rate or lengthen the warm-up in the recipe and begin a new run; "
+            "no checkpoint was saved yet."
+        )
+    return (
+        f"Lower that learning rate or lengthen the warm-up in {folder.recipe_file}, then go on "
+        f"from {newest.name} with 'motley train --resume {folder.path}'."
+    )

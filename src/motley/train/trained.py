@@ -35,7 +35,8 @@ def load_model(folder: RunFolder, report: Callable[[str], None]) -> tuple[Transf
         )
     recipe = folder.recipe()
     model = build_transformer(recipe.model, seed=recipe.seed)
-    is_averaged = progress.num_averaged > 0 and progress.step >= recipe.schedule.steps
+    is_over = progress.step >= recipe.schedule.steps
+    is_averaged = is_over and progress.num_averaged > 0 and recipe.schedule.averages(progress.step)
     kinds = {
         name: "average" if is_averaged and not name.startswith(TABLES) else "parameter"
         for name in model.state()

@@ -153,9 +153,10 @@ def _restore(
             f"{path.name} was saved under another recipe ({progress.recipe_digest}); this run "
             f"goes on with its own ({engine.recipe.digest})."
         )
-    if progress.num_averaged:
+    if progress.num_averaged and engine.recipe.schedule.averages(progress.step):
         engine.live.average.begin(progress.num_averaged)
     load_state(path, engine.live.held())
+    engine.watch.first_loss = progress.first_loss
     engine.parameters.refresh()
     if engine.scale.is_dynamic:
         engine.scale.value = progress.loss_scale
