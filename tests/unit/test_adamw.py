@@ -121,7 +121,7 @@ def test_each_role_has_its_rate_and_decay() -> None:
     ("name", "role", "orthogonal"),
     [
         ("blocks.0.mlp.up.weight", "matrix", True),
-        ("blocks.11.mlp.router.weight", "matrix", False),
+        ("blocks.11.mlp.router.weight", "head", False),
         ("embedding.token", "embedding", False),
         ("embedding.position", "embedding", False),
         ("embedding.ngram_projection.weight", "head", False),

@@ -8,7 +8,8 @@ from motley.model.config import BLOCKS
 from motley.recipe.optimizer import Role
 
 ROUTER = "router.weight"
-"""A router's few rows choose experts, each for itself; there is nothing to orthogonalise."""
+"""A router's few rows choose experts, each for itself, as the head's choose tokens; there is nothing
+to orthogonalise."""
 NGRAM_PROJECTION = "embedding.ngram_projection."
 """A product like the head's, not rows that are looked up."""
 
@@ -18,7 +19,7 @@ def role_of(name: str, shape: Sequence[int]) -> Role:
     tables have none."""
     if len(shape) < 2:
         return "vector"
-    if name.startswith(("head.", NGRAM_PROJECTION)):
+    if name.startswith(("head.", NGRAM_PROJECTION)) or name.endswith(ROUTER):
         return "head"
     return "embedding" if name.startswith("embedding.") else "matrix"
 

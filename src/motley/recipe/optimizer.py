@@ -34,8 +34,8 @@ class OptimizerConfig:
     embedding_learning_rate: float | None = None
     """Of token and position embeddings, and so of a tied head."""
     head_learning_rate: float | None = None
-    """Of matrices outside the blocks that activations are multiplied with: an untied head's, the
-    lookahead's, and that of projected n-gram rows."""
+    """Of other matrices that activations are multiplied with: an untied head's, the lookahead's, a
+    router's, and that of projected n-gram rows."""
     vector_learning_rate: float | None = None
     """Of norms, biases and scalars."""
     beta1: float = 0.9
@@ -118,5 +118,10 @@ class OptimizerConfig:
 
 def roles_of(model: ModelConfig) -> tuple[Role, ...]:
     """The roles that parameters of the model can have; not all have matrices of a head's own."""
-    own = not model.tied_head or model.lookahead_weight is not None or projected_width(model) > 0
+    own = (
+        not model.tied_head
+        or model.lookahead_weight is not None
+        or model.mixture is not None
+        or projected_width(model) > 0
+    )
     return ("matrix", "embedding", "head", "vector") if own else ("matrix", "embedding", "vector")
