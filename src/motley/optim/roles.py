@@ -8,8 +8,8 @@ from motley.model.config import BLOCKS
 from motley.recipe.optimizer import Role
 
 ROUTER = "router.weight"
-"""A router's few rows choose experts, each for itself, as the head's choose tokens; there is nothing
-to orthogonalise."""
+"""A router's few rows choose experts, each for itself, as the head's choose tokens: there is
+nothing to orthogonalise."""
 NGRAM_PROJECTION = "embedding.ngram_projection."
 """A product like the head's, not rows that are looked up."""
 
