@@ -216,6 +216,8 @@ def test_usual_terms_give_rounds_enough(steps: int, local_steps: int, codec: str
     assert (chosen.round.local_steps, chosen.codec.kind) == (local_steps, codec)
     assert f"rounds of {local_steps} local steps" in reason
     assert codec in reason
+    if codec == "topk":
+        assert f"about {1000 * chosen.codec.density:.0f} times" in reason
     assert doubts(chosen, steps) is None
 
 

@@ -162,17 +162,23 @@ them cost 13 % of bits per byte in a pilot (164,000 parameters, density 1/64, 42
 
 
 def usual_terms(steps: int) -> tuple[Terms, str]:
-    """What is chosen for a founder without terms, for a schedule of so many steps, and why."""
+    """What is chosen for a founder without terms, for a schedule of so many steps, and why.
+
+    The outer step stays `average` with either codec. In a pilot (`int8`, 40,000 parameters, three
+    parties, 30 and 120 rounds of 5 to 60 steps) the held-out loss of the shared model ended 0.3 to
+    1.0 nats higher with `nesterov` at rate 0.7 and momentum 0.9.
+    """
     local_steps = max(1, min(MOST_LOCAL_STEPS, steps // LEAST_ROUNDS))
     rounds = -(-steps // local_steps)
-    is_sparse = rounds * CodecConfig().density >= LEAST_SENDINGS
+    sendings = rounds * CodecConfig().density
+    is_sparse = sendings >= LEAST_SENDINGS
     terms = Terms(
         round=RoundTerms(local_steps=local_steps, delay_steps=local_steps // 10),
         codec=CodecConfig(kind="topk" if is_sparse else "int8"),
     )
     reason = f"{rounds} rounds of {local_steps} local steps each. Codec "
     if is_sparse:
-        return terms, f"{reason}topk: it sends each value about {rounds // 64} times."
+        return terms, f"{reason}topk: it sends each value about {sendings:.0f} times."
     return (
         terms,
         f"{reason}int8: with topk most values would be sent {LEAST_SENDINGS:g} times at most.",
