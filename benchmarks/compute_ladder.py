@@ -196,20 +196,23 @@ def without_specs(
 def recipe_of(spec: Spec, sizes: Mapping[str, Size]) -> Recipe:
     """The recipe of a run; its data is named by the text's folder."""
     size = sizes[spec.size]
-    plain = {key: value for key, value in spec.changes.items() if not key.startswith(_SHARE)}
-    recipe = changed(_base(size, str(corpus_folder(spec.corpus)), spec.seed), plain)
+    base = _base(size, str(corpus_folder(spec.corpus)), spec.seed)
+    recipe = changed(base, _for_steps(spec.changes, base.schedule.steps))
     steps = math.ceil(spec.share * spec.horizon_tokens / recipe.tokens_per_step)
-    shares = {
-        key.removeprefix(_SHARE): round(value * steps)
-        for key, value in spec.changes.items()
-        if key.startswith(_SHARE)
-    }
-    recipe = changed(recipe, {"schedule.steps": steps, **shares})
+    recipe = changed(recipe, {"schedule.steps": steps, **_for_steps(spec.changes, steps)})
     return dataclasses.replace(
         recipe,
         validation=ValidationConfig(every_steps=steps, max_samples=10**9),
         checkpoint=CheckpointConfig(every_steps=max(1, steps // CHECKPOINTS), keep=1),
     )
+
+
+def _for_steps(changes: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """The changes with each share of the steps as a number of them."""
+    return {
+        key.removeprefix(_SHARE): round(value * steps) if key.startswith(_SHARE) else value
+        for key, value in changes.items()
+    }
 
 
 def _base(size: Size, corpus: str, seed: int) -> Recipe:
