@@ -42,6 +42,13 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
+def size_of(used_bytes: float, whole_bytes: float) -> str:
+    """Bytes of bytes: "17.5 of 24 GiB"; both units where they differ."""
+    used, whole = size(used_bytes), size(whole_bytes)
+    number, _, unit = used.partition(" ")
+    return f"{number if whole.endswith(f' {unit}') else used} of {whole}"
+
+
 def duration(seconds: float) -> str:
     """75.2 -> "1 min 15 s"; 0.0042 -> "4.2 ms"."""
     if seconds < 1e-3 * _ROUNDS_UP:

@@ -20,7 +20,7 @@ from motley.plan.search.search import search
 from motley.plan.simulate import cluster_evaluator
 from motley.plan.stack import MOTLEY
 from motley.recipe import Recipe
-from motley.units import percent
+from motley.units import percent, size
 from plan_cases import ETHERNET, ROOMY, make_cluster, make_recipe
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -38,9 +38,9 @@ CASES: dict[str, tuple[Recipe, Cluster]] = {
 }
 
 
-def shown(recipe: Recipe, cluster: Cluster) -> str:
+def shown(recipe: Recipe, cluster: Cluster, width: int = 80) -> str:
     stream = io.StringIO()
-    console = Console(file=stream, width=80, color_system=None, legacy_windows=False)
+    console = Console(file=stream, width=width, color_system=None, legacy_windows=False)
     console.print(render(search(recipe, cluster), recipe, cluster))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
@@ -53,6 +53,17 @@ def test_the_terminals_text_is_golden(name: str) -> None:
     if os.environ.get("MOTLEY_REWRITE_GOLDEN") == "1":
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
+
+
+def test_a_narrow_terminal_loses_no_figure() -> None:
+    text = shown(*CASES["plan_small_memory"], width=60)
+    assert max(len(line) for line in text.splitlines()) <= 60
+    assert "…" not in text
+    plan = search(*CASES["plan_small_memory"])
+    for placement in plan.placements():
+        stage = placement.stage
+        assert size(stage.memory_bytes).split()[0] in text
+        assert percent(stage.busy_share) in text
 
 
 def test_a_reference_that_is_faster_or_dearer_is_told_as_that() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from motley import units
 from motley.report.records import ChipFacts
-from motley.units import size
 
 UNKNOWN = "unknown"
 
@@ -47,8 +47,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def size_of(used: float | None, whole: float | None, unknown: str = UNKNOWN) -> str:
-    """Bytes of bytes: "17.5 of 24 GiB"; both units where they differ."""
-    written, of = shown(used, size, unknown), shown(whole, size, unknown)
-    number, _, unit = written.partition(" ")
-    is_same_unit = bool(unit) and of.endswith(f" {unit}")
-    return f"{number if is_same_unit else written} of {of}"
+    """As `units.size_of`, where either may be unknown."""
+    if used is not None and whole is not None and math.isfinite(used + whole):
+        return units.size_of(used, whole)
+    return f"{shown(used, units.size, unknown)} of {shown(whole, units.size, unknown)}"

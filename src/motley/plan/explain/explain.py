@@ -15,7 +15,7 @@ from motley.cluster import Cluster
 from motley.plan.explain.shares import speed_shares, work_shares
 from motley.plan.plan import Placement, Plan
 from motley.recipe import Recipe
-from motley.units import duration, percent, si, size
+from motley.units import duration, percent, si, size_of
 
 MOST_IDLE_SHOWN = 8
 
@@ -24,7 +24,8 @@ NEARLY_FULL = 0.95
 
 
 def render(plan: Plan, recipe: Recipe, cluster: Cluster) -> RenderableType:
-    """The chosen split, its reasons, and what lost against it; fits 80 columns."""
+    """The chosen split, its reasons, and what lost against it; narrow terminals
+    get more lines, and lose no figure."""
     parts: list[RenderableType] = [
         _headline(plan, recipe),
         "",
@@ -68,12 +69,12 @@ def _headline(plan: Plan, recipe: Recipe) -> Text:
 
 
 def _chip_table(plan: Plan, recipe: Recipe, cluster: Cluster) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.add_column("chip", no_wrap=True, overflow="ellipsis", max_width=16)
-    table.add_column("layers", no_wrap=True)
-    table.add_column("samples", justify="right", no_wrap=True)
-    for title in ("work", "speed", "memory", "busy"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("chip", overflow="fold", max_width=16)
+    table.add_column("layers", overflow="fold", min_width=7)
+    for title in ("samples", "work", "speed", "memory", "busy"):
+        is_share = title in ("work", "speed", "busy")
+        table.add_column(title, justify="right", no_wrap=is_share, overflow="fold", min_width=6)
     work, speed = work_shares(plan, recipe), speed_shares(cluster.chips)
     has_pipelines = plan.world_size > len(plan.replicas)
     for placement in plan.placements():
@@ -128,7 +129,7 @@ def _samples(placement: Placement) -> str:
 def _memory(placement: Placement) -> Text:
     stage = placement.stage
     full = stage.memory_bytes > NEARLY_FULL * stage.available_bytes
-    text = f"{size(stage.memory_bytes)} / {size(stage.available_bytes)}"
+    text = size_of(stage.memory_bytes, stage.available_bytes)
     return Text(text, style="yellow" if full else "")
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from motley.plan.replace.replace import Offer, Replacement, Wiring
 from motley.plan.trust import error_band
-from motley.units import si, size
+from motley.units import si, size_of
 
 
 def rows(found: Replacement) -> Iterator[tuple[str, Offer]]:
@@ -74,7 +74,7 @@ def _memory(offer: Offer) -> str:
         stage = place.stage
         kind = offer.cluster.chip(stage.chip).kind
         full[kind] = max(full.get(kind, (0, 0)), (stage.memory_bytes, stage.available_bytes))
-    return "\n".join(f"{size(need)} / {size(has)}" for need, has in full.values())
+    return "\n".join(size_of(need, has) for need, has in full.values())
 
 
 def _split(offer: Offer) -> Iterator[str]:
