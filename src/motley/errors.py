@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class MotleyError(Exception):
@@ -182,6 +183,14 @@ class PayloadError(FederationError):
     def __init__(self, message: str, *, reason: str, remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.reason = reason
+
+
+def not_written(path: Path, cause: OSError) -> StorageError:
+    """The error of a file that the user named and the disk does not take."""
+    return StorageError(
+        f"{path} cannot be written: {cause.strerror or cause}.",
+        remedy="Name a file in a folder that exists, is writable and has some space.",
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -34,8 +34,10 @@ def load_toml(path: Path, error: type[MotleyError]) -> dict[str, Any]:
         raise error(f"{path}: no such file.", remedy="Check the path.") from None
     except IsADirectoryError:
         raise error(f"{path} is a folder, not a file.", remedy="Name the TOML file.") from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise error(f"{path}: cannot be read: {cause}.") from None
+    except UnicodeDecodeError as cause:
+        raise error(f"{path}: not UTF-8: {cause}.", remedy="Save it as UTF-8.") from None
+    except OSError as cause:
+        raise error(f"{path}: cannot be read: {cause.strerror or cause}.") from None
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as cause:  # also numbers and nesting without end
@@ -53,7 +55,8 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, error: type[Motley
             raise error(f"{where}: unknown key '{key}'.", remedy=hint)
     for name in required:
         if name not in table:
-            raise error(f"{where}: '{name}' is missing.", remedy=f"Add {name} = ... to {where}.")
+            written = f"[{name}]" if dataclasses.is_dataclass(hints[name]) else f"{name} = ..."
+            raise error(f"{where}: '{name}' is missing.", remedy=f"Add {written} to {where}.")
     values = {
         key: _convert(hints[key], value, f"{where}.{key}", error) for key, value in table.items()
     }
@@ -167,6 +170,15 @@ def _describe(value: Any) -> str:
     if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
         return f"a number of {value.bit_length()} bits"
     return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def require_at_most(instance: Any, **most: int) -> None:
+    """`ValueError` for the first of the named fields that is set and above its limit: a number
+    that no machine has room or time for, and that arithmetic of 64 bits need not stand."""
+    for name, limit in most.items():
+        value = getattr(instance, name)
+        if value is not None and value > limit:
+            raise ValueError(f"{name}: must be at most {limit}, found {value}")
 
 
 def require_positive(instance: Any, *names: str) -> None:

@@ -147,6 +147,12 @@ def test_nothing_is_quoted_for_an_unknown_chip_and_other_load_is_a_warning() -> 
     assert any("WARNING: other processes took 40.0 %" in line for line in comments["gpu0"])
 
 
+def test_training_above_its_own_matmul_rate_is_a_warning() -> None:
+    disturbed = dataclasses.replace(FIGURES, training_efficiency=11.46)
+    lines = chip_comments(CHIP, disturbed, None)["gpu0"]
+    assert any("training came out faster than its own matmuls" in line for line in lines)
+
+
 def test_the_efficiency_of_a_cpu_says_on_which_kernels() -> None:
     cpu = dataclasses.replace(FIGURES, kernels="Native CPU kernels are off: no compiler.")
     assert chip_comments(CHIP, cpu, None)["gpu0.training_efficiency"][-1] == cpu.kernels

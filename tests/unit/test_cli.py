@@ -16,6 +16,7 @@ import pytest
 import typer
 
 import motley.cli.main as main
+from motley.cli.sampling import printable
 from motley.errors import MotleyError, NoPlanError
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +133,12 @@ steps = 3
 
 
 def motley(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+NOT_WRITTEN = (
+    "error: {} cannot be written: No such file or directory.\n"
+    "Name a file in a folder that exists, is writable and has some space.\n"
+)
+
+
     """Runs the command as a user would, without colours and 80 columns wide."""
     fixed = {"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1", "PYTHONPATH": str(PACKAGE.parent)}
     environment = {**os.environ, **fixed}
@@ -214,6 +221,37 @@ def test_a_wrong_use_is_explained_with_code_2(arguments: str) -> None:
     [
         ("plan nope.toml", 11, "error: nope.toml: no such file.\nCheck the path.\n"),
         ("train nope.toml", 11, "error: nope.toml: no such file.\nCheck the path.\n"),
+        (
+            "plan recipe.toml --hours nan",
+            2,
+            "error: --hours must be a time above zero, found nan.\nGive --hours 48.\n",
+        ),
+        (
+            "scale recipe.toml --hours -1",
+            2,
+            "error: --hours must be a time above zero, found -1.\nGive --hours 48.\n",
+        ),
+        (
+            "train --hours 0",
+            2,
+            "error: --hours must be a time above zero, found 0.\nGive --hours 48.\n",
+        ),
+        (
+            "train gpt2",
+            11,
+            "error: gpt2 is a model's name, not a recipe's file.\nWrite a recipe.toml with preset "
+            """= "gpt2" under [model] and your text under [data]; 'motley plan' also takes the """
+            "name alone.\n",
+        ),
+        ("probe --out deep/c.toml", 31, NOT_WRITTEN.format("deep/c.toml")),
+        ("plan recipe.toml --out deep/p.json", 31, NOT_WRITTEN.format("deep/p.json")),
+        ("plan recipe.toml --html deep/p.html", 31, NOT_WRITTEN.format("deep/p.html")),
+        (
+            "train recipe.toml --run text",
+            17,
+            "error: text exists already.\nGo on with 'motley train --resume text', or name another "
+            "with --run.\n",
+        ),
         ("train .", 11, "error: . is a folder, not a file.\nName the TOML file.\n"),
         (
             "train recipe.toml --hours 3",
@@ -255,7 +293,10 @@ def test_a_wrong_use_is_explained_with_code_2(arguments: str) -> None:
 def test_what_the_user_got_wrong_is_one_message(
     folder: Path, arguments: str, code: int, message: str
 ) -> None:
-    assert fails(motley(*arguments.split(), cwd=folder), code) == message
+    """At once: neither is the machine measured before nor text read."""
+    result = motley(*arguments.split(), cwd=folder)
+    assert fails(result, code) == message
+    assert result.stderr == message
 
 
 @pytest.mark.parametrize(
@@ -333,6 +374,10 @@ def test_a_plan_as_tables(folder: Path) -> None:
 
 
 def run_with(monkeypatch: pytest.MonkeyPatch, raised: BaseException) -> Any:
+def test_what_a_model_writes_does_not_steer_the_terminal() -> None:
+    assert printable("a\x1b[2J\x07é東\n\tb") == "a\ufffd[2J\ufffdé東\n\tb"
+
+
     """The exit code of a verb that ends like that."""
 
     def fail(*arguments: Any, **options: Any) -> None:

@@ -141,7 +141,7 @@ def test_the_digest_changes_with_every_section(section: str) -> None:
             "recipe.schedule.decay: 'cosin' is not one of 'cosine', 'linear', 'constant', 'wsd'.\n"
             "Did you mean 'cosine'?",
         ),
-        ({}, "recipe: 'model' is missing.\nAdd model = ... to recipe."),
+        ({}, "recipe: 'model' is missing.\nAdd [model] to recipe."),
         (
             {"model": {"layers": 2, "width": 32}},
             "recipe.model: 'heads' is missing.\nAdd heads = ... to recipe.model.",
@@ -185,6 +185,12 @@ def test_a_number_out_of_range_is_refused_by_its_name(place: str, value: float) 
         ("model", "heads", 5),
         ("model", "key_value_heads", 3),
         ("batch", "sequence_length", 65),
+        ("model", "layers", 10**9),
+        ("model", "width", 10**12),
+        ("model", "context", 10**10),
+        ("data", "vocab_size", 10**11),
+        ("batch", "global_batch", 10**11),
+        ("schedule", "steps", 10**14),
     ],
 )
 def test_an_absurd_value_is_refused_by_its_name(section: str, name: str, value: Any) -> None:
@@ -219,6 +225,13 @@ def test_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:
     data = load_recipe(path).data
     assert data.corpus == (str(tmp_path / "text"), "python-stdlib", "/abs")
     assert data.tokenizer == str(tmp_path / "deep" / "t.json")
+
+
+def test_a_models_name_in_place_of_a_recipe_is_told_apart_from_a_wrong_path() -> None:
+    with pytest.raises(RecipeError, match=r"a model's name, not a .*\n.*preset = \"Llama-3-8B\""):
+        load_recipe(Path("Llama-3-8B"))
+    with pytest.raises(RecipeError, match="no such file"):
+        load_recipe(Path("llama3-9b"))
 
 
 def test_a_preset_is_the_model_and_other_keys_change_it() -> None:

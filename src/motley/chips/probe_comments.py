@@ -64,12 +64,17 @@ def link_comments(measurement: LinkMeasurement, backend: str) -> list[str]:
 
 def noise_warning(figures: DeviceFigures) -> str:
     """What to know if other processes disturbed the measurement; empty if they did not."""
-    if figures.others_share is None or figures.others_share <= NOISY_SHARE:
+    noticed = []
+    if figures.others_share is not None and figures.others_share > NOISY_SHARE:
+        noticed.append(f"other processes took {percent(figures.others_share)} of the CPU meanwhile")
+    if figures.training_efficiency > 1:
+        noticed.append(
+            "training came out faster than its own matmuls, so something disturbed these (plans "
+            "use the rate of training)"
+        )
+    if not noticed:
         return ""
-    return (
-        f"WARNING: other processes took {percent(figures.others_share)} of the CPU meanwhile. "
-        "Measure again when the machine is idle."
-    )
+    return f"WARNING: {'; '.join(noticed)}. Measure again when the machine is idle."
 
 
 def _about(figures: DeviceFigures, row: CatalogChip | None, share: float) -> list[str]:

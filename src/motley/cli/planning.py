@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from motley.cli.output import print_json, say
+from motley.cli.output import print_json, require_writable, say
 from motley.cli.probing import measure
 from motley.cluster import Cluster, load_cluster
-from motley.errors import InputError, MotleyError, NoPlanError, RecipeError, StorageError
+from motley.errors import InputError, MotleyError, NoPlanError, RecipeError, not_written
 from motley.model.trainable import require_trainable
 from motley.plan.advice.advice import Advice, advise, budget_of
 from motley.plan.advice.typical import recipe_of
@@ -46,11 +46,14 @@ def run(
     as_json: bool,
 ) -> None:
     """Plans, prints, writes `out`."""
+    require_writable(out, html)
+    require_hours(hours)
+    given = load_cluster(cluster_file) if cluster_file else None
     recipe, corpus_tokens = _known(recipe_name)
     if trainable:
         require_trainable(recipe.model)
-    cluster = cluster_for(cluster_file)
     objective = objective_of(goal, hours, recipe)
+    cluster = cluster_for(None) if given is None else given
     space = TRAINABLE if trainable else ANY
     plan = search(recipe, cluster, objective=objective, space=space)
     ready = plan if trainable else _trainable_plan(plan, recipe, cluster, objective)
@@ -97,10 +100,16 @@ def _known(text: str) -> tuple[Recipe, int | None]:
     return recipe, prepared.train.num_tokens
 
 
+def require_hours(hours: float | None) -> None:
+    """`InputError` for a time that is none."""
+    if hours is not None and not 0 < hours < float("inf"):
+        raise InputError(
+            f"--hours must be a time above zero, found {hours:g}.", remedy="Give --hours 48."
+        )
+
+
 def objective_of(goal: Goal, hours: float | None, recipe: Recipe) -> Objective:
     """The goal; a training that must end in `hours` has so long for each of its steps."""
-    if hours is not None and not 0 < hours < float("inf"):
-        raise InputError("--hours must be above zero.", remedy="Give --hours 48.")
     if goal != "deadline":
         return FASTEST if goal == "time" else Objective(goal=goal)
     if hours is None:
@@ -148,7 +157,7 @@ def _save(plan: Plan, out: Path) -> None:
     try:
         plan.save(out)
     except OSError as cause:
-        raise StorageError(f"{out} cannot be written: {cause}.", remedy="Name another.") from None
+        raise not_written(out, cause) from None
 
 
 def _notes(plan: Plan, ready: Plan | MotleyError, recipe: Recipe, cluster: Cluster) -> list[str]:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from pathlib import Path
 
-from motley.cli.output import print_json, say
+from motley.cli.output import print_json, require_writable, say, write_text
 from motley.cluster import Cluster, parse_cluster
-from motley.errors import StorageError
 
 
 def run(out: Path, *, as_json: bool) -> None:
+    require_writable(out)
     text, cluster = measure()
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as cause:
-        raise StorageError(f"{out} cannot be written: {cause}.", remedy="Name another.") from None
+    write_text(out, text)
     if as_json:
         print_json(cluster.to_dict())
     else:
-        say(f"Written to {out}. Edit it as you like, then: motley plan RECIPE --cluster {out}")
+        then = shlex.join(["motley", "plan", "RECIPE", "--cluster", str(out)])
+        say(f"Written to {out}. Edit it as you like, then: {then}")
 
 
 def measure() -> tuple[str, Cluster]:

@@ -21,4 +21,9 @@ def run(
     if as_json:
         print_json({"prompt": prompt, "text": text, "seed": seed, "temperature": temperature})
     else:
-        print(prompt + text)
+        print(prompt + printable(text))
+
+
+def printable(text: str) -> str:
+    """Without what steers a terminal: a model of bytes writes any of them."""
+    return "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)

@@ -11,10 +11,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from motley.cli.output import print_json, say
-from motley.cli.planning import cluster_for
+from motley.cli.output import print_json, require_writable, say, write_text
+from motley.cli.planning import cluster_for, require_hours
 from motley.cluster import Cluster
-from motley.errors import InputError, RecipeError, StorageError
+from motley.errors import InputError, RecipeError
 from motley.model.named import config_path
 from motley.recipe import Recipe, load_recipe, parse_recipe
 from motley.recipe.packaged import packaged_recipe
@@ -39,10 +39,13 @@ def run(
             "a size and --hours at once." if asked else "nothing to scale to.",
             remedy="Give --hours, or some of --layers, --width, --batch and --steps.",
         )
+    require_hours(hours)
+    require_writable(out)
+    recipe = load_recipe(source)
     if hours is not None:
-        transfer = scaled_to_hours(load_recipe(source), cluster_for(cluster_file), hours)
+        transfer = scaled_to_hours(recipe, cluster_for(cluster_file), hours)
     else:
-        transfer = _transferred(load_recipe(source), target)
+        transfer = _transferred(recipe, target)
     _write(source, transfer, out)
     if as_json:
         print_json({"changes": [dataclasses.asdict(change) for change in transfer.changes]})
@@ -57,8 +60,6 @@ def scaled_to_hours(recipe: Recipe, cluster: Cluster, hours: float) -> Transfer:
     from motley.plan.advice.fitting import fitted
     from motley.train.prepare import prepare_data
 
-    if not 0 < hours < float("inf"):
-        raise InputError("--hours must be above zero.", remedy="Give --hours 3.")
     recipe, prepared = prepare_data(recipe, say)
     try:
         return fitted(recipe, cluster, hours, prepared.train.num_tokens)
@@ -87,10 +88,7 @@ def _write(source: Path, transfer: Transfer, out: Path) -> None:
             f"{source.name} cannot be changed line by line.",
             remedy="Give every table a header of its own and every key a line of its own.",
         )
-    try:
-        out.write_text(scaled, encoding="utf-8")
-    except OSError as cause:
-        raise StorageError(f"{out} cannot be written: {cause}.", remedy="Name another.") from None
+    write_text(out, scaled)
 
 
 def _means(text: str, recipe: Recipe, source: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from motley.cli.output import print_json, say
-from motley.cli.planning import cluster_for, show_plan
+from motley.cli.planning import cluster_for, require_hours, show_plan
 from motley.cli.scaling import scaled_to_hours
 from motley.cluster import Cluster, load_cluster
 from motley.errors import InputError
@@ -46,6 +47,7 @@ class What:
                 "--hours and --data are for a training without a recipe.",
                 remedy="A recipe names its text; motley scale RECIPE --hours N changes its size.",
             )
+        require_hours(self.hours)
 
 
 def run(
@@ -59,7 +61,7 @@ def run(
     """Trains to the end; raises the one error that explains why it could not."""
     folder = _prepare(what, cluster_file, plan_file, run_path, as_json=as_json)
     say(f"Training in {folder.path}. Ctrl-C saves and stops.")
-    go_on = f"motley train --resume {folder.path}"
+    go_on = shlex.join(["motley", "train", "--resume", str(folder.path)])
     watch(start(folder), go_on, quiet=as_json)
     say_end(folder, go_on, as_json=as_json)
 
@@ -92,7 +94,7 @@ def say_end(folder: RunFolder, go_on: str, *, as_json: bool) -> None:
 def _last_words(folder: RunFolder, go_on: str) -> str:
     if RunHistory.load(folder.path).state == "stopped":
         return f"Stopped and saved. Go on with: {go_on}"
-    return f"Done. See it: motley report {folder.path}"
+    return f"Done. See it: {shlex.join(['motley', 'report', str(folder.path)])}"
 
 
 def _prepare(
@@ -113,10 +115,12 @@ def _prepare(
         cluster = load_cluster(cluster_file) if cluster_file else None
         folder, plan = resume_run(what.resume, cluster, given_plan, say)
     else:
+        given = load_recipe(what.recipe_file) if what.recipe_file else None
+        if run_path is not None:
+            check_free(run_path)
         cluster = cluster_for(cluster_file)
-        recipe = load_recipe(what.recipe_file) if what.recipe_file else _frugal(what, cluster)
+        recipe = _frugal(what, cluster) if given is None else given
         path = run_path or next_run_path(recipe.name)
-        check_free(path)
         folder, plan = new_run(recipe, cluster, given_plan, path, say)
     if not as_json:
         show_plan(plan, folder.recipe(), folder.cluster())

@@ -153,7 +153,7 @@ def train(
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option("--data", help="Without RECIPE: your text; repeat for more."),
+        typer.Option("--data", metavar="PATH", help="Without RECIPE: your text; repeat for more."),
     ] = None,
     cluster: ClusterFile = None,
     plan: PlanFile = None,
@@ -200,7 +200,8 @@ def ablate(
 def vocabulary(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe.toml.")],
     sizes: Annotated[
-        list[int] | None, typer.Option("--size", min=257, help="A size; repeat to compare.")
+        list[int] | None,
+        typer.Option("--size", metavar="N", min=257, help="A size; repeat to compare."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from motley.model.table_config import MemoryTables
-from motley.schema import require_positive, switch
+from motley.schema import require_at_most, require_positive, switch
 
 BLOCKS = "blocks."
 """How the global names of the blocks' parameters begin."""
+MOST_LAYERS = 2000
+"""DeepNet has 1,000 (arXiv 2203.00555); the largest language models a tenth of that."""
+LARGEST_WIDTH = 2**20
+LONGEST_SEQUENCE = 2**24
+LARGEST_VOCABULARY = 2**22
+"""Some ten times what any public model has: larger ones are slips, and overflow where numbers have
+64 bits."""
 STANDARD_DEVIATION = 0.02
 """Of matrices at the start whose model does not say it, as in GPT-2 (Radford et al. 2019)."""
 
@@ -188,6 +195,11 @@ class ModelConfig:
             "context", "vocab_size", "attention_window", "norm_epsilon",
             "embedding_width", "rope_theta", "sampled_targets", "logit_softcap", "matrix_deviation",
             "lookahead_weight",
+        )  # fmt: skip
+        require_at_most(
+            self, layers=MOST_LAYERS, width=LARGEST_WIDTH, heads=LARGEST_WIDTH,
+            head_width=LARGEST_WIDTH, mlp_width=LARGEST_WIDTH, embedding_width=LARGEST_WIDTH,
+            context=LONGEST_SEQUENCE, vocab_size=LARGEST_VOCABULARY,
         )  # fmt: skip
         if self.position_offset < 0:
             raise ValueError(f"position_offset: must not be negative, found {self.position_offset}")

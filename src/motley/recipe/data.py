@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from motley.schema import require_positive
+from motley.model.config import LARGEST_VOCABULARY, LONGEST_SEQUENCE
+from motley.schema import require_at_most, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "vocab_size")
+        require_at_most(self, vocab_size=LARGEST_VOCABULARY)
         if not self.corpus or not all(self.corpus):
             raise ValueError("corpus: names no text")
         if self.vocab_size < 257:
@@ -39,3 +41,4 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "sequence_length", "global_batch")
+        require_at_most(self, sequence_length=LONGEST_SEQUENCE, global_batch=2**24)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from motley.errors import RecipeError
-from motley.model.named import model_named
+from motley.model.named import model_named, preset_named
 from motley.recipe.recipe import Recipe
 from motley.schema import as_table, build, load_toml
 
@@ -24,6 +24,12 @@ def parse_recipe(table: dict[str, Any], where: str = "recipe", folder: Path = Pa
 def load_recipe(path: Path) -> Recipe:
     """The recipe of a TOML file. Relative paths in `model.preset`, `data` and `growth` are taken
     from the file's folder."""
+    if not path.exists() and preset_named(str(path)):
+        raise RecipeError(
+            f"{path} is a model's name, not a recipe's file.",
+            remedy=f'Write a recipe.toml with preset = "{path}" under [model] and your text under '
+            "[data]; 'motley plan' also takes the name alone.",
+        )
     recipe = parse_recipe(load_toml(path, RecipeError), path.name, path.parent)
     data = dataclasses.replace(
         recipe.data,

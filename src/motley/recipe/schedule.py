@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from motley.schema import require_positive, switch
+from motley.schema import require_at_most, require_positive, switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "decay_share", "batch_warmup", "sequence_warmup")
+        require_at_most(self, steps=10**9)
         for name in ("warmup_steps", "batch_warmup_steps", "sequence_warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: must not be negative, found {getattr(self, name)}")

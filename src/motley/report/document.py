@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from motley.errors import StorageError
+from motley.errors import not_written
 from motley.report.markup import Child, Markup, tag
 from motley.report.tables import badge
 from motley.units import Source
@@ -108,8 +108,5 @@ def write_page(target: Path, page: str) -> Path:
     except OSError as cause:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise StorageError(
-            f"{target}: cannot be written: {cause.strerror or cause}.",
-            remedy="Name a file in a folder that exists, is writable and has some space.",
-        ) from None
+        raise not_written(target, cause) from None
     return target

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motley.errors import MotleyError, StorageError
+from motley.errors import MotleyError, not_written
 from motley.model.counts import model_counts
 from motley.plan.published.case import Case, case_of
 from motley.plan.published.memory import case_fits, case_memory
@@ -144,7 +144,7 @@ def _write(out: Path, table: PublishedTable, done: list[RowPrediction]) -> None:
             writer.writeheader()
             writer.writerows(sorted(lines, key=lambda cells: cells["line"]))
     except OSError as cause:
-        raise StorageError(f"{out} cannot be written: {cause}.", remedy="Name another.") from None
+        raise not_written(out, cause) from None
 
 
 def _line(each: RowPrediction) -> dict[str, Any]:
