@@ -7,9 +7,7 @@ The links are emulated and scaled down faithfully to a 1B model at 400 TFLOP/s p
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -257,8 +255,3 @@ def _rate(events: list[dict[str, Any]]) -> float:
 def payload_share() -> float:
     """Bits per parameter of the codec that the links are measured with."""
     return build_codec(TOPK).bits_per_parameter
-
-
-if __name__ == "__main__":
-    began = time.monotonic()
-    print(json.dumps(utilisation(100e6), indent=2), time.monotonic() - began)

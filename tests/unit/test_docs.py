@@ -38,6 +38,7 @@ from motley.recipe import (
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [*([README] if README.exists() else []), *sorted((ROOT / "docs").rglob("*.md"))]
+BENCHMARK_PAGES = sorted((ROOT / "benchmarks").glob("*.md"))
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 CLUSTERS = sorted((ROOT / "clusters").glob("*.toml"))
 
@@ -177,6 +178,29 @@ def test_commands_parse(page: Path) -> None:
         context = group.make_context("motley", [*words[1:end]])
         name, command, rest = group.resolve_command(context, words[1:end])
         command.make_context(name, rest, parent=context)
+
+
+SCRIPT_COMMAND = re.compile(r"python (benchmarks/\w+\.py)((?:[ \n]+[^`|#\n]+)?)")
+
+
+@pytest.mark.parametrize("page", [*PAGES, *BENCHMARK_PAGES], ids=id_of)
+def test_commands_of_benchmarks_exist_with_their_options(page: Path) -> None:
+    for script, words in SCRIPT_COMMAND.findall(page.read_text(encoding="utf-8")):
+        source = (ROOT / script).read_text(encoding="utf-8")
+        for option in re.findall(r"--[a-z][\w-]*", words):
+            assert f'"{option}"' in source, f"{script} has no {option}"
+
+
+def test_every_benchmark_is_listed() -> None:
+    listed = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        assert f"`{script.name}" in listed or f"/{script.name}" in listed, script.name
+
+
+@pytest.mark.parametrize("page", [*PAGES, *BENCHMARK_PAGES], ids=id_of)
+def test_records_that_are_named_exist(page: Path) -> None:
+    for record in re.findall(r"`(benchmarks/results/[\w.]+)`", page.read_text(encoding="utf-8")):
+        assert (ROOT / record).exists(), record
 
 
 def test_a_command_with_a_wrong_option_would_be_found() -> None:
