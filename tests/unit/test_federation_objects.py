@@ -163,6 +163,8 @@ def test_a_key_file_is_its_owners_alone(tmp_path: Path) -> None:
     path.chmod(0o640)
     with pytest.raises(IdentityError, match="read by others"):
         load_identity(path)
+    with pytest.raises(IdentityError, match=r"No such file or directory\.\nName another file"):
+        save_identity(made, path.parent / "deep" / "a.key")
 
 
 @pytest.mark.parametrize("name", ["", "Lab", "-a", "a/b", "..", "a" * 33, "ä", "a b", "a\n"])

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from motley.chips.cluster_text import cluster_toml, link_key
-from motley.cli.output import print_json, say
+from motley.cli.output import print_json, require_writable, say, write_text
 from motley.cli.planning import cluster_for, show
 from motley.cluster import load_cluster
-from motley.errors import InputError, StorageError
+from motley.errors import InputError
 from motley.events import read_events
 from motley.plan.calibration import Calibration, calibrate
 from motley.plan.trust import error_band
@@ -40,6 +40,7 @@ def run(
             "give a run or a recipe to run." if run_path is None else "a run has its own recipe.",
             remedy="motley calibrate RUN, or motley calibrate --recipe R --cluster C.",
         )
+    require_writable(out)
     if recipe_file is not None:
         folder = _short_run(load_recipe(recipe_file), cluster_file, steps, as_json=as_json)
         cluster = folder.cluster()
@@ -96,11 +97,7 @@ def _write(found: Calibration, folder: RunFolder, ended: float, out: Path) -> No
             if link.source == "measured" and not link.emulated:
                 comments[link_key(link)] = [f"{origin}, if it is one {found.link.level}"]
     cluster = found.cluster
-    text = cluster_toml(cluster.name, cluster.chips, cluster.links, comments)
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as cause:
-        raise StorageError(f"{out} cannot be written: {cause}.", remedy="Name another.") from None
+    write_text(out, cluster_toml(cluster.name, cluster.chips, cluster.links, comments))
 
 
 def _data(found: Calibration) -> dict[str, object]:

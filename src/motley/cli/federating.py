@@ -6,11 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from motley.cli.output import print_json, say
+from motley.cli.output import print_json, say, write_text
 from motley.errors import (
     IdentityError,
     InputError,
-    StorageError,
     TermsError,
     VerificationError,
 )
@@ -234,12 +233,7 @@ def show_ledger(
     view.refresh()
     lines = ledger(view.chain)
     if out is not None:
-        try:
-            out.write_text(to_csv(lines, view.chain.next_round), encoding="utf-8")
-        except OSError as cause:
-            raise StorageError(
-                f"{out} cannot be written: {cause}.", remedy="Name another."
-            ) from None
+        write_text(out, to_csv(lines, view.chain.next_round))
     if as_json:
         print_json(
             {"rounds": view.chain.next_round, "lines": [dataclasses.asdict(line) for line in lines]}

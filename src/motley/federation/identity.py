@@ -90,7 +90,10 @@ def save_identity(identity: Identity, path: Path) -> None:
             f"{path} exists already.", remedy="A key cannot be made anew; name another file."
         ) from None
     except OSError as cause:
-        raise IdentityError(f"{path} cannot be written: {cause}.") from None
+        raise IdentityError(
+            f"{path} cannot be written: {cause.strerror or cause}.",
+            remedy="Name another file with --out.",
+        ) from None
 
 
 def load_identity(path: Path) -> Identity:
