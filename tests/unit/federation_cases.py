@@ -99,13 +99,9 @@ class Party:
     """A member with its state and a pretended training: a change that has much in common with those
     of the other parties."""
 
-    def __init__(
-        self, store: Store, identity: Identity, clock: Clock, group_key: bytes | None = None
-    ) -> None:
+    def __init__(self, store: Store, identity: Identity, clock: Clock) -> None:
         self.said: list[str] = []
-        self.member = Member(
-            store, identity, clock=clock, group_key=group_key, report=self.said.append
-        )
+        self.member = Member(store, identity, clock=clock, report=self.said.append)
         self.member.begin_session()
         self.state = join_state(self.member)
         self.round = self.member.next_round
@@ -160,11 +156,10 @@ class Federation:
     clock: Clock
     parties: dict[str, Party]
     digest: str
-    group_key: bytes | None = None
 
     def party(self, name: str) -> Party:
         """A new process of a party."""
-        made = Party(self.store, self.identities[name], self.clock, self.group_key)
+        made = Party(self.store, self.identities[name], self.clock)
         self.parties[name] = made
         return made
 
@@ -197,18 +192,16 @@ def federation(
     *names: str,
     store: Store | None = None,
     chosen: Terms | None = None,
-    group_key: bytes | None = None,
+    encrypted: bool = False,
 ) -> Federation:
     """Founded by "founder", with the named members, all of them there."""
     store = store or memory_store()
     founder = identity("founder")
     identities = {name: identity(name) for name in names}
     members = [MemberKey(name=name, public_key=key.public_key) for name, key in identities.items()]
-    chosen = chosen or terms()
-    if group_key is not None:
-        chosen = dataclasses.replace(chosen, encrypted=True)
-    _, digest = found(store, base_state(chosen), recipe(), TOKENIZER, founder, members, group_key)
-    made = Federation(store, founder, identities, Clock(), {}, digest, group_key)
+    chosen = dataclasses.replace(chosen or terms(), encrypted=encrypted)
+    _, digest = found(store, base_state(chosen), recipe(), TOKENIZER, founder, members)
+    made = Federation(store, founder, identities, Clock(), {}, digest)
     for name in names:
         made.party(name)
     return made

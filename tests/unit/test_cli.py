@@ -28,7 +28,8 @@ VERBS = (
     "vocabulary", "sample", "report", "doctor", "federation",
 )  # fmt: skip
 FEDERATION_VERBS = (
-    "keygen", "create", "admit", "remove", "status", "ledger", "verify", "join", "simulate",
+    "keygen", "create", "admit", "remove", "rotate", "status", "ledger", "verify", "join",
+    "simulate",
 )  # fmt: skip
 
 FLAGS = {
@@ -132,13 +133,13 @@ steps = 3
 """
 
 
-def motley(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
 NOT_WRITTEN = (
     "error: {} cannot be written: No such file or directory.\n"
     "Name a file in a folder that exists, is writable and has some space.\n"
 )
 
 
+def motley(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs the command as a user would, without colours and 80 columns wide."""
     fixed = {"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1", "PYTHONPATH": str(PACKAGE.parent)}
     environment = {**os.environ, **fixed}
@@ -220,7 +221,6 @@ def test_a_wrong_use_is_explained_with_code_2(arguments: str) -> None:
     ("arguments", "code", "message"),
     [
         ("plan nope.toml", 11, "error: nope.toml: no such file.\nCheck the path.\n"),
-        ("train nope.toml", 11, "error: nope.toml: no such file.\nCheck the path.\n"),
         (
             "plan recipe.toml --hours nan",
             2,
@@ -252,6 +252,7 @@ def test_a_wrong_use_is_explained_with_code_2(arguments: str) -> None:
             "error: text exists already.\nGo on with 'motley train --resume text', or name another "
             "with --run.\n",
         ),
+        ("train nope.toml", 11, "error: nope.toml: no such file.\nCheck the path.\n"),
         ("train .", 11, "error: . is a folder, not a file.\nName the TOML file.\n"),
         (
             "train recipe.toml --hours 3",
@@ -373,11 +374,11 @@ def test_a_plan_as_tables(folder: Path) -> None:
     assert (folder / "other.json").is_file()
 
 
-def run_with(monkeypatch: pytest.MonkeyPatch, raised: BaseException) -> Any:
 def test_what_a_model_writes_does_not_steer_the_terminal() -> None:
     assert printable("a\x1b[2J\x07é東\n\tb") == "a\ufffd[2J\ufffdé東\n\tb"
 
 
+def run_with(monkeypatch: pytest.MonkeyPatch, raised: BaseException) -> Any:
     """The exit code of a verb that ends like that."""
 
     def fail(*arguments: Any, **options: Any) -> None:

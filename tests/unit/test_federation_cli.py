@@ -126,7 +126,6 @@ def test_what_founding_refuses(shell: Shell) -> None:
     assert "there are 1 parties" in shell(alone, 18)
     assert "is not NAME:PUBLICKEY" in shell(f"{alone} --member lab-b", 2)
     assert "Make one: motley federation keygen" in shell(alone.replace("lab-a.key", "x.key"), 64)
-    assert "encrypted = true" in shell(f"{again} --group-key g".replace("store", "third"), 2)
     assert not Path("other").exists()
     assert "exists already" in shell("keygen lab-a", 64)
     assert "small letters" in shell("keygen Lab", 64)
@@ -154,21 +153,38 @@ def test_a_charter_changed_by_a_byte_is_refused(shell: Shell) -> None:
     shell(f"status store --fingerprint {fingerprint}")
 
 
-def test_an_encrypted_federation_needs_its_group_key(shell: Shell) -> None:
-    Path("terms.toml").write_text("encrypted = true\n" + TERMS)
-    founded(shell, "--terms terms.toml --group-key group.key")
-    assert Path("group.key").stat().st_mode & 0o077 == 0
-    shell("verify store --group-key group.key")
-    assert "encrypted" in shell("verify store", 64)
-
-
-def test_who_removes_a_party_hears_that_it_keeps_the_group_key(
+def test_an_encrypted_federation_is_read_with_a_members_key(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("terms.toml").write_text("encrypted = true\n" + TERMS)
-    founded(shell, "--terms terms.toml --group-key group.key")
+    founded(shell)
+    shell("verify store --key lab-b.key")
+    assert "only its members can replay them" in shell("verify store", 64)
+    stranger = shell("keygen lab-c").strip()
+    assert "'lab-c' has not been given the group key" in shell("verify store --key lab-c.key", 64)
+    shell(f"admit store {stranger} --key lab-a.key")
+    shell("verify store --key lab-c.key")
+    assert "'lab-c' may not amend" in shell("rotate store --key lab-c.key", 64)
+    rotated = json.loads(shell("rotate store --key lab-a.key --json"))
+    assert rotated["handout"]["epoch"] == 1
+    assert sorted(rotated["handout"]["sealed"]) == ["lab-a", "lab-b", "lab-c"]
     remove("store", "lab-b", Path("lab-a.key"), fingerprint=None, as_json=False)
-    assert "still knows the group key" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "encrypted in epoch 2, of which the group key goes to lab-a, lab-c" in said
+    assert "'lab-b' keeps what it has read" in said
+
+
+def test_what_is_not_encrypted_has_no_key_to_rotate(shell: Shell) -> None:
+    founded(shell)
+    assert "no group key to rotate" in shell("rotate store --key lab-a.key", 64)
+
+
+def test_a_member_key_that_is_none_founds_no_encrypted_federation(shell: Shell) -> None:
+    Path("terms.toml").write_text("encrypted = true\n" + TERMS)
+    shell("keygen lab-a")
+    create = "create store --recipe recipe.toml --key lab-a.key --terms terms.toml --member lab-b:"
+    assert "nothing can be encrypted for the public key" in shell(create + "0" * 64, 64)
+    assert not Path("store/charter.json").exists()
 
 
 def test_no_store_and_no_federation(shell: Shell) -> None:

@@ -29,7 +29,6 @@ from motley.errors import (
 from motley.federation.amending import amend
 from motley.federation.bulk import write_bulk
 from motley.federation.chain import compose
-from motley.federation.encrypt import GroupCipher
 from motley.federation.ledger import ledger, to_csv
 from motley.federation.log import review_stem, seal_stem
 from motley.federation.membership import Membership
@@ -44,7 +43,7 @@ from motley.federation.view import View
 def store_state(party: Party) -> None:
     """The party's state before the next round, as its correspondence stores it."""
     member, state = party.member, party.state
-    bulk = write_bulk(member.store, state.pack(), member.cipher)
+    bulk = write_bulk(member.store, state.pack(), member.cipher_of(member.next_round))
     announce_snapshot(member, member.next_round, state.digest(), bulk)
 
 
@@ -533,20 +532,6 @@ def test_a_review_made_for_another_chain_is_not_counted() -> None:
     signed = identity("a").sign(body_of(review, "review", made.digest))
     made.store.put_new(f"{review_stem(0, 'a')}.0.json", signed.data)
     assert len(made.run_round()[0].accepted) == 2
-
-
-def test_payloads_under_a_group_key() -> None:
-    key = bytes(range(32))
-    made = federation("a", "b", group_key=key)
-    made.run_round()
-    made.run_round()
-    blobs = [made.store.get(e.key, 2**24) for e in made.store.list("blobs")]
-    assert all(blob is not None and b"weight" not in blob for blob in blobs)
-    assert verify(View(made.store), GroupCipher(key)).holds
-    with pytest.raises(IdentityError, match="no group key was given"):
-        Party(made.store, identity("a"), made.clock)
-    with pytest.raises(IdentityError, match="not the group key"):
-        Party(made.store, identity("a"), made.clock, bytes(32))
 
 
 def test_verification_finds_a_changed_state_and_a_changed_ledger() -> None:

@@ -17,14 +17,13 @@ from hypothesis import strategies as st
 
 from motley.chips.chip import Link
 from motley.errors import (
-    IdentityError,
     PayloadError,
     StoreError,
     StoreUnreachableError,
     VoidObjectError,
 )
 from motley.federation.bulk import CHUNK_BYTES, blob_key, read_bulk, write_bulk
-from motley.federation.encrypt import OVERHEAD_BYTES, GroupCipher, load_group_key, save_group_key
+from motley.federation.encrypt import OVERHEAD_BYTES, GroupCipher
 from motley.federation.shaped import ShapedStore
 from motley.federation.store import (
     Entry,
@@ -214,21 +213,6 @@ def test_a_sealed_piece_opens_with_its_key_alone(piece: bytes, position: int) ->
     for key, data in ((KEY, bytes(changed)), (bytes(32), sealed), (KEY, sealed[:-1]), (KEY, b"")):
         with pytest.raises(PayloadError):
             GroupCipher(key).open(data)
-
-
-def test_group_key_files(tmp_path: Path) -> None:
-    path = tmp_path / "group.key"
-    key = save_group_key(path)
-    assert load_group_key(path) == key
-    with pytest.raises(IdentityError, match="cannot be written"):
-        save_group_key(path)
-    path.chmod(0o644)
-    with pytest.raises(IdentityError, match="read by others"):
-        load_group_key(path)
-    path.chmod(0o600)
-    path.write_text("zz")
-    with pytest.raises(IdentityError, match="no group key"):
-        load_group_key(path)
 
 
 def test_a_shaped_store_takes_at_least_what_its_link_gives() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from motley.cli.output import print_json, say, write_text
 from motley.errors import (
-    IdentityError,
     InputError,
     TermsError,
     VerificationError,
@@ -20,7 +19,6 @@ from motley.federation.charter import (
     check_shareable,
     shared_recipe,
 )
-from motley.federation.encrypt import GroupCipher, load_group_key, save_group_key
 from motley.federation.identity import Identity, load_identity, new_identity, save_identity
 from motley.federation.ledger import STATED, LedgerLine, ledger, to_csv
 from motley.federation.store import open_store
@@ -46,7 +44,6 @@ def create(
     terms_file: Path | None,
     key_file: Path,
     members: list[str],
-    group_key_file: Path | None,
     *,
     as_json: bool,
 ) -> None:
@@ -63,7 +60,6 @@ def create(
     store = open_store(store_url, create=True)
     check_free(store)
     recipe, prepared = prepare_data(recipe, say)
-    group_key = _group_key(terms, group_key_file)
     state = GlobalState(terms, initial_parameters(recipe.model, recipe.seed))
     tokenizer = (prepared.folder / "tokenizer.json").read_bytes()
     charter, digest = found(
@@ -73,7 +69,6 @@ def create(
         (prepared.tokenizer.digest, tokenizer),
         founder,
         keys,
-        group_key,
     )
     if as_json:
         print_json({"federation": digest, "fingerprint": digest[:FINGERPRINT_DIGITS]})
@@ -127,16 +122,6 @@ def _member_key(text: str) -> MemberKey:
         ) from None
 
 
-def _group_key(terms: Terms, path: Path | None) -> bytes | None:
-    """A new group key in that file, if payloads are to be encrypted."""
-    if terms.encrypted != (path is not None):
-        raise InputError(
-            "a group key is needed if, and only if, the terms say encrypted = true.",
-            remedy="Give --group-key FILE for a new key, or leave encryption out.",
-        )
-    return save_group_key(path) if path else None
-
-
 def admit(
     store_url: str, member: str, key_file: Path, fingerprint: str | None, *, as_json: bool
 ) -> None:
@@ -153,12 +138,16 @@ def remove(
     _amend(store_url, key_file, fingerprint, "remove", name, None, as_json)
 
 
+def rotate(store_url: str, key_file: Path, fingerprint: str | None, *, as_json: bool) -> None:
+    _amend(store_url, key_file, fingerprint, "rotate", None, None, as_json)
+
+
 def _amend(
     store_url: str,
     key_file: Path,
     fingerprint: str | None,
     action: Action,
-    name: str,
+    name: str | None,
     public_key: str | None,
     as_json: bool,
 ) -> None:
@@ -167,13 +156,21 @@ def _amend(
     amendment = amend(view, identity, action, name, public_key)
     if as_json:
         print_json(dataclasses.asdict(amendment))
-    else:
-        say(f"Amendment {amendment.number}: {action} '{name}'. It takes effect in the next seal.")
-    if action == "remove" and view.chain.charter.terms.encrypted:
-        say(
-            f"'{name}' still knows the group key: take away its access to the store as well. A new "
-            "key needs a new federation."
-        )
+        return
+    what = f"{action} '{name}'" if name else "a new group key"
+    say(f"Amendment {amendment.number}: {what}. It takes effect in the next seal.")
+    handout = amendment.handout
+    if handout is None:
+        return
+    if handout.previous is None:
+        say(f"'{name}' is handed the group key of epoch {handout.epoch} with it.")
+        return
+    say(
+        f"From then on all but it is encrypted in epoch {handout.epoch}, of which the group key "
+        f"goes to {', '.join(handout.sealed)}."
+    )
+    if name:
+        say(f"'{name}' keeps what it has read, and can read what was written until then.")
 
 
 def status(store_url: str, fingerprint: str | None, *, as_json: bool) -> None:
@@ -270,7 +267,7 @@ def _print_ledger(lines: list[LedgerLine], rounds: int) -> None:
 def check(
     store_url: str,
     ledger_file: Path | None,
-    group_key_file: Path | None,
+    key_file: Path | None,
     fingerprint: str | None,
     *,
     as_json: bool,
@@ -278,9 +275,9 @@ def check(
     from motley.federation.verify import verify
 
     view = View(open_store(store_url), fingerprint)
-    cipher = _cipher(view, group_key_file)
+    identity = load_identity(key_file) if key_file else None
     text = _read_ledger(ledger_file) if ledger_file else None
-    result = verify(view, cipher, ledger_csv=text)
+    result = verify(view, identity, ledger_csv=text)
     if as_json:
         print_json({**dataclasses.asdict(result), "holds": result.holds})
     else:
@@ -297,22 +294,6 @@ def check(
             "the log does not hold what it claims: " + "; ".join(result.faults[:5]) + ".",
             remedy="Compare with another copy of the store, and on another machine.",
         )
-
-
-def _cipher(view: View, path: Path | None) -> GroupCipher | None:
-    from motley.federation.bulk import check_group_key
-
-    if not view.chain.charter.terms.encrypted:
-        return None
-    if path is None:
-        raise IdentityError(
-            "the payloads of this federation are encrypted; without its group key they cannot be "
-            "replayed.",
-            remedy="Give --group-key FILE.",
-        )
-    cipher = GroupCipher(load_group_key(path))
-    check_group_key(view.log.store, view.chain.charter, cipher)
-    return cipher
 
 
 def _read_ledger(path: Path) -> str:

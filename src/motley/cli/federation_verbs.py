@@ -24,9 +24,6 @@ KeyFile = Annotated[Path, typer.Option("--key", help="Your key file, as keygen w
 Fingerprint = Annotated[
     str | None, typer.Option("--fingerprint", help="The charter's, as the founder gave it.")
 ]
-GroupKeyFile = Annotated[
-    Path | None, typer.Option("--group-key", help="The key that payloads are encrypted with.")
-]
 
 
 @app.command()
@@ -54,13 +51,12 @@ def create(
     member: Annotated[
         list[str] | None, typer.Option("--member", help="NAME:PUBLICKEY, once for each party.")
     ] = None,
-    group_key: GroupKeyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Found a federation: check the store, write the base model and the charter."""
     from motley.cli import federating
 
-    federating.create(store, recipe, terms, key, member or [], group_key, as_json=as_json)
+    federating.create(store, recipe, terms, key, member or [], as_json=as_json)
 
 
 @app.command()
@@ -88,10 +84,22 @@ def remove(
     fingerprint: Fingerprint = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a party: from the next seal on its objects count nothing."""
+    """Remove a party from the next seal on.
+
+    Its objects count nothing then; where payloads are encrypted the others have a new group key."""
     from motley.cli import federating
 
     federating.remove(store, name, key, fingerprint, as_json=as_json)
+
+
+@app.command()
+def rotate(
+    store: StoreArgument, key: KeyFile, fingerprint: Fingerprint = None, as_json: AsJson = False
+) -> None:
+    """Hand out a new group key to all members."""
+    from motley.cli import federating
+
+    federating.rotate(store, key, fingerprint, as_json=as_json)
 
 
 @app.command()
@@ -121,14 +129,16 @@ def verify(
     ledger: Annotated[
         Path | None, typer.Option("--ledger", help="A ledger's CSV to check line by line.")
     ] = None,
-    group_key: GroupKeyFile = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="A member's key file, if payloads are encrypted.")
+    ] = None,
     fingerprint: Fingerprint = None,
     as_json: AsJson = False,
 ) -> None:
     """Replay the whole log from the charter and check every digest and ledger line."""
     from motley.cli import federating
 
-    federating.check(store, ledger, group_key, fingerprint, as_json=as_json)
+    federating.check(store, ledger, key, fingerprint, as_json=as_json)
 
 
 @app.command()
@@ -143,13 +153,12 @@ def join(
     run: Annotated[
         Path | None, typer.Option("--run", help="The party's run folder; the same goes on.")
     ] = None,
-    group_key: GroupKeyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Train as a party of a federation, on this machine's chips and your own text."""
     from motley.cli import joining
 
-    joining.run(store, recipe, key, fingerprint, cluster, run, group_key, as_json=as_json)
+    joining.run(store, recipe, key, fingerprint, cluster, run, as_json=as_json)
 
 
 @app.command()

@@ -17,7 +17,6 @@ def run(
     fingerprint: str | None,
     cluster_file: Path | None,
     run_path: Path | None,
-    group_key: Path | None,
     *,
     as_json: bool,
 ) -> None:
@@ -33,7 +32,6 @@ def run(
         store=_absolute(store),
         federation=fingerprint or "",
         key=str(key.resolve()),
-        group_key=str(group_key.resolve()) if group_key else None,
     )
     folder = join(config, recipe, cluster_for(cluster_file), path, say)
     if not as_json:

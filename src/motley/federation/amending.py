@@ -1,21 +1,31 @@
-"""Amendments: a party is admitted, removed or readmitted by one who may."""
+"""Amendments: a party is admitted, removed or readmitted, or the group key rotated, by one who
+may. Where payloads are encrypted who comes is handed the group key, and whenever somebody goes the
+others are handed a new one.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from motley.errors import IdentityError, VoidObjectError
+from motley.federation.encrypt import new_group_key
+from motley.federation.handout import Handout, hand_out
 from motley.federation.identity import Identity
+from motley.federation.keyring import Keyring
 from motley.federation.log import amendment_stem
 from motley.federation.membership import Membership
 from motley.federation.messages import Amendment, body_of
 from motley.federation.view import View
 
-Action = Literal["admit", "remove", "readmit"]
+Action = Literal["admit", "remove", "readmit", "rotate"]
 
 
 def amend(
-    view: View, identity: Identity, action: Action, name: str, public_key: str | None = None
+    view: View,
+    identity: Identity,
+    action: Action,
+    name: str | None = None,
+    public_key: str | None = None,
 ) -> Amendment:
     """Writes the amendment behind those that are there; it takes effect in the next seal.
 
@@ -25,6 +35,7 @@ def amend(
     while True:
         membership = view.look().membership
         _check(membership, identity, action, name)
+        handout = _handout(view.federation, membership, identity, action, name, public_key)
         try:
             amendment = Amendment(
                 party=identity.party,
@@ -33,6 +44,7 @@ def amend(
                 action=action,
                 name=name,
                 public_key=public_key,
+                handout=handout,
             )
         except ValueError as cause:
             raise IdentityError(f"{cause}.") from None
@@ -47,13 +59,43 @@ def amend(
             return amendment
 
 
-def _check(membership: Membership, identity: Identity, action: Action, name: str) -> None:
+def _handout(
+    federation: str,
+    membership: Membership,
+    identity: Identity,
+    action: Action,
+    name: str | None,
+    public_key: str | None,
+) -> Handout | None:
+    """The group key for who comes, or the next one for all who stay; None where nothing is
+    encrypted. `IdentityError` if this party has not the key itself."""
+    if membership.epoch is None:
+        return None
+    keyring = Keyring(federation, identity)
+    keyring.learn(membership.handouts)
+    key = keyring.key(membership.epoch)
+    if action in ("admit", "readmit"):
+        assert name is not None
+        comes = {name: public_key or membership.key_of(name) or ""}
+        return hand_out(key, membership.epoch, comes, federation)
+    stay = membership.key_holders(without=name)
+    return hand_out(new_group_key(), membership.epoch + 1, stay, federation, before=key)
+
+
+def _check(membership: Membership, identity: Identity, action: Action, name: str | None) -> None:
     if membership.amender_key(identity.party) != identity.public_key:
         raise IdentityError(
             f"'{identity.party}' may not amend this federation.",
             remedy=f"Its charter lets the founder '{membership.founder}'"
             + (" and its members do so." if membership.admission == "member" else " alone do so."),
         )
+    if name is None:
+        if membership.epoch is None:
+            raise IdentityError(
+                "this federation does not encrypt its payloads: there is no group key to rotate.",
+                remedy="A federation is encrypted from its founding, by encrypted = true.",
+            )
+        return
     known = membership.key_of(name) is not None
     if action == "admit" and known:
         raise IdentityError(

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from motley.errors import IdentityError, PayloadError, StoreUnreachableError, VoidObjectError
-from motley.federation.charter import Bulk, Charter, Chunk
+from motley.errors import PayloadError, StoreUnreachableError, VoidObjectError
+from motley.federation.charter import Bulk, Chunk
 from motley.federation.encrypt import OVERHEAD_BYTES, GroupCipher
 from motley.federation.objects import digest_of
 from motley.federation.store import Store
@@ -51,7 +51,8 @@ def write_bulk(
     view = memoryview(data)
     pieces = [view[start : start + step] for start in range(0, len(data), step)]
     chunks = _each(lambda piece: _write_chunk(store, bytes(piece), cipher), pieces, at_once)
-    return Bulk(bytes=len(data), chunks=tuple(chunks))
+    epoch = cipher.epoch if cipher else None
+    return Bulk(bytes=len(data), chunks=tuple(chunks), epoch=epoch)
 
 
 def _write_chunk(store: Store, piece: bytes, cipher: GroupCipher | None) -> Chunk:
@@ -127,18 +128,6 @@ def _fetch(store: Store, chunk: Chunk) -> bytes:
     if store.size(key) is None:
         raise PayloadError(f"chunk {chunk.digest[:12]} is not there.", reason="missing")
     raise PayloadError(f"chunk {chunk.digest[:12]} is damaged.", reason="damaged")
-
-
-def check_group_key(store: Store, charter: Charter, cipher: GroupCipher) -> None:
-    """`IdentityError` if the federation's tokenizer was not encrypted with this key."""
-    stored = _fetch(store, charter.tokenizer.bulk.chunks[0])
-    try:
-        cipher.open(stored)
-    except PayloadError:
-        raise IdentityError(
-            "this is not the group key of this federation.",
-            remedy="Ask another member for the right file.",
-        ) from None
 
 
 def _read_file(path: Path, digest: str) -> bytes | None:

@@ -103,7 +103,7 @@ class Chain:
     def __init__(self, charter: Charter, federation: str) -> None:
         self.charter = charter
         self.federation = federation
-        self.membership = Membership.of(charter, federation)
+        self.membership = self._first = Membership.of(charter, federation)
         self.sealed: list[SealedRound] = []
         self.head = federation
         """Digest of the last seal, or of the charter."""
@@ -121,6 +121,19 @@ class Chain:
         if round_ == 0:
             return self.charter.base.digest
         return self.sealed[round_].base if round_ < len(self.sealed) else None
+
+    def epoch_of(self, round_: int) -> int | None:
+        """Of the group key for the updates of a round and the state before it; None where nothing
+        is encrypted. It follows from the seals before that round."""
+        before = self.sealed[:round_]
+        return (before[-1].membership if before else self._first).epoch
+
+    def own_fault(self, update: Update, base: str) -> str:
+        """A reason to reject an update that stands in its manifest alone, or ""; `base` is the
+        digest of the state before the open round."""
+        if update.base != (base if update.round == self.next_round else self.base_of(update.round)):
+            return "wrong_base"
+        return "" if update.payload.epoch == self.epoch_of(update.round) else "wrong_epoch"
 
     def candidate_rounds(self) -> list[int]:
         """The rounds whose updates the next seal may decide: its own, then older ones."""
@@ -232,7 +245,7 @@ def compose(
             raise VoidObjectError("a decided update's manifest is lacking")
     updates = {digest: read_body(Update, manifests[digest], chain.federation) for digest in decided}
     verdicts = {
-        digest: "wrong_base" if _base(chain, update, base) != update.base else decided[digest]
+        digest: chain.own_fault(update, base) or decided[digest]
         for digest, update in updates.items()
         if chain.is_candidate(update, membership)
     }
@@ -311,10 +324,6 @@ def _verdict(reasons: list[str]) -> str:
     return (
         min(against, key=lambda reason: (-against[reason], reason)) if num_against > num_for else ""
     )
-
-
-def _base(chain: Chain, update: Update, base: str) -> str | None:
-    return base if update.round == chain.next_round else chain.base_of(update.round)
 
 
 def _check_distinct(chain: Chain, membership: Membership, updates: Sequence[Update]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from motley.errors import CharterError, TermsError, VoidObjectError
+from motley.federation.handout import Handout
 from motley.federation.identity import Identity, check_name, check_public_key
 from motley.federation.objects import Signed, digest_of, open_signed
 from motley.federation.terms import Terms
@@ -44,11 +45,15 @@ class Bulk:
 
     bytes: int
     chunks: tuple[Chunk, ...]
+    epoch: int | None = None
+    """Of the group key that they are encrypted with; unset where nothing is."""
 
     def __post_init__(self) -> None:
         require_positive(self, "bytes")
         if not self.chunks:
             raise ValueError("chunks: there are none")
+        if self.epoch is not None and self.epoch < 0:
+            raise ValueError(f"epoch: must not be negative, found {self.epoch}")
 
     @property
     def stored_bytes(self) -> int:
@@ -132,6 +137,8 @@ class Charter:
     base: NamedBulk
     payload_bytes: int
     """The largest payload of an update."""
+    handout: Handout | None = None
+    """The first group key for founder and members, if payloads are encrypted."""
     version: Literal[1] = 1
 
     def __post_init__(self) -> None:
@@ -145,6 +152,20 @@ class Charter:
         for text, count in (names + keys).items():
             if count > 1:
                 raise ValueError(f"members: {text} is there twice")
+        self._check_handout()
+
+    def _check_handout(self) -> None:
+        handout = self.handout
+        if self.terms.encrypted != (handout is not None):
+            raise ValueError("handout: is given if payloads are encrypted, and only then")
+        epochs = {self.tokenizer.bulk.epoch, self.base.bulk.epoch}
+        if epochs != {0 if self.terms.encrypted else None}:
+            raise ValueError("epoch: tokenizer and base are encrypted as the terms say")
+        if handout is None:
+            return
+        names = {member.name for member in (self.founder, *self.members)}
+        if handout.epoch or handout.previous is not None or handout.sealed.keys() != names:
+            raise ValueError("handout: must be of epoch 0, for founder and members")
 
     def body(self) -> dict[str, Any]:
         """What the founder signs."""

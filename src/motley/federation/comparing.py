@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from motley.federation.reviewing import Candidate
 from motley.federation.state import GlobalState
 
-NOT_COMPARED = frozenset({"damaged", "missing", "oversized", "wrong_base"})
+NOT_COMPARED = frozenset({"damaged", "missing", "oversized", "wrong_base", "wrong_epoch"})
 """Reasons for which a reviewer leaves an update out before it compares the others."""
 
 Place = tuple[int, str]

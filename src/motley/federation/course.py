@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -25,6 +26,7 @@ from motley.federation.trained import News, Trained
 from motley.optim.schedule import learning_rate
 from motley.train.course import Course
 from motley.train.engine import StepResult
+from motley.train.folder import RunFolder
 
 LOOK_S = 1.0
 """Ranks that wait for rank 0 hear from it this often, so that no time-out takes it for dead."""
@@ -159,6 +161,16 @@ class PartyCourse(Course):
     def averages(self, step: int) -> bool:
         """The parties' mean is another one."""
         return False
+
+    def way_out(self, folder: RunFolder, newest: Path | None) -> str:
+        """The rates are the federation's: what a party can do about a training that is lost."""
+        own = f"from this party's moments in {newest.name}" if newest else "with moments made anew"
+        return (
+            "What was lost was not published, and the rates are the federation's. Run the same "
+            f"'motley federation join' again: it goes on from the state that all share, {own}. If "
+            "it comes back, look at this party's text and chips; if other parties see it too, the "
+            "rates are too high, and the founder must begin a federation with lower ones."
+        )
 
     def after_step(self, step: int, result: StepResult) -> None:
         began = time.monotonic()

@@ -20,7 +20,8 @@ from motley.federation.charter import (
     read_charter,
     sign_charter,
 )
-from motley.federation.encrypt import GroupCipher
+from motley.federation.encrypt import GroupCipher, new_group_key
+from motley.federation.handout import CHARTER_PLACE, hand_out
 from motley.federation.identity import Identity
 from motley.federation.log import CHARTER
 from motley.federation.objects import LARGEST_BYTES
@@ -41,7 +42,6 @@ def found(
     tokenizer: tuple[str, bytes],
     founder: Identity,
     members: Sequence[MemberKey],
-    group_key: bytes | None = None,
 ) -> tuple[Charter, str]:
     """Makes the federation in `store`; its charter and the charter's digest.
 
@@ -50,9 +50,9 @@ def found(
     """
     check_free(store)
     check_put_if_absent(store)
-    if state.terms.encrypted != (group_key is not None):
-        raise CharterError("payloads are encrypted if and only if there is a group key.")
+    group_key = new_group_key() if state.terms.encrypted else None
     cipher = GroupCipher(group_key) if group_key else None
+    holders = {each.name: each.public_key for each in members} | {founder.party: founder.public_key}
     fragments = range(state.terms.round.fragments)
     largest = max(state.codec.payload_bytes(state.shapes_of(each)) for each in fragments)
     charter = Charter(
@@ -63,6 +63,7 @@ def found(
         tokenizer=NamedBulk(digest=tokenizer[0], bulk=write_bulk(store, tokenizer[1], cipher)),
         base=NamedBulk(digest=state.digest(), bulk=write_bulk(store, state.pack(), cipher)),
         payload_bytes=largest + CONTAINER_BYTES,
+        handout=hand_out(group_key, 0, holders, CHARTER_PLACE) if group_key else None,
     )
     signed = sign_charter(charter, founder)
     if len(signed.data) > LARGEST_BYTES["charter"]:

@@ -22,6 +22,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from motley.errors import IdentityError
+from motley.federation.agreement import open_sealed
 from motley.federation.objects import Signed, signed_bytes
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -61,6 +62,11 @@ class Identity:
         """`body` with this party's name, signed."""
         body = {**body, "party": self.party}
         return Signed(body, self._key.sign(signed_bytes(body)).hex())
+
+    def open(self, sealed: bytes, sender: str, place: bytes) -> bytes | None:
+        """What a `Sender` has sealed for this party at that place; None if it is not."""
+        private_bytes = self._key.private_bytes_raw()
+        return open_sealed(sealed, private_bytes, self.public_key, sender, place)
 
     def __repr__(self) -> str:
         return f"Identity({self.party}, {self.public_key})"

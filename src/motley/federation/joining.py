@@ -23,7 +23,6 @@ from motley.errors import (
 )
 from motley.federation.bulk import read_bulk
 from motley.federation.charter import Charter, SharedRecipe, shared_recipe
-from motley.federation.encrypt import load_group_key
 from motley.federation.identity import holding
 from motley.federation.objects import digest_of
 from motley.federation.party_folder import PartyConfig, is_party, read_party, write_party
@@ -50,10 +49,7 @@ def join(
     anything is trained or published.
     """
     with holding(Path(config.key)) as identity:
-        group_key = load_group_key(Path(config.group_key)) if config.group_key else None
-        member = Member(
-            config.open_store(), identity, config.federation or None, group_key=group_key
-        )
+        member = Member(config.open_store(), identity, config.federation or None)
         member.check_standing()
     charter = member.chain.charter
     report(f"Joining '{charter.terms.name}' as '{member.party}'.")
@@ -123,7 +119,8 @@ def _check_tokenizer(recipe: Recipe, charter: Charter) -> None:
 def _fetch_tokenizer(member: Member, path: Path) -> Path:
     """The federation's tokenizer, in a file beside the run's folder."""
     named = member.chain.charter.tokenizer
-    data = read_bulk(member.store, named.bulk, member.cipher, max_bytes=LARGEST_TOKENIZER_BYTES)
+    cipher = member.keyring.cipher(named.bulk.epoch)
+    data = read_bulk(member.store, named.bulk, cipher, max_bytes=LARGEST_TOKENIZER_BYTES)
     target = path.with_name(f"{path.name}.{TOKENIZER_FILE}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

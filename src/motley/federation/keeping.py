@@ -54,12 +54,12 @@ class SnapshotKeeper:
             self._data = self._thread = self._result = None
 
     def _send(self) -> None:
-        data = self._data
+        data, cipher = self._data, self._member.cipher_of(self._round)
         assert data is not None
 
         def work() -> None:
             try:
-                self._result = write_bulk(self._member.store, data, self._member.cipher, at_once=1)
+                self._result = write_bulk(self._member.store, data, cipher, at_once=1)
             except BaseException as failure:
                 self._result = failure
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from motley.errors import VoidObjectError
 from motley.federation.charter import Charter
+from motley.federation.handout import Handout
 from motley.federation.messages import Amendment
 from motley.federation.objects import Signed
 
@@ -41,6 +42,8 @@ class Membership:
     """Amendments in force."""
     head: str
     """Digest of the last of them, or of the charter."""
+    handouts: tuple[Handout, ...] = ()
+    """Of the group key, in their order; none where payloads are not encrypted."""
 
     @classmethod
     def of(cls, charter: Charter, federation: str) -> Membership:
@@ -54,7 +57,23 @@ class Membership:
             most_strikes=charter.terms.defences.strikes,
             lapse=charter.terms.defences.lapse,
             head=federation,
+            handouts=(charter.handout,) if charter.handout else (),
         )
+
+    @property
+    def epoch(self) -> int | None:
+        """Of the group key in force; None where payloads are not encrypted."""
+        return self.handouts[-1].epoch if self.handouts else None
+
+    def key_holders(self, without: str | None = None) -> dict[str, str]:
+        """Who is given a group key, with the public key that it is sealed for: all who were not
+        removed, and the founder, who may amend in any case."""
+        holders = {
+            name: each.public_key
+            for name, each in self.standings.items()
+            if not each.is_removed and name != without
+        }
+        return {**holders, self.founder: self.founder_key}
 
     def key_of(self, name: str) -> str | None:
         """The key of a party that was ever admitted."""
@@ -88,29 +107,59 @@ class Membership:
             raise VoidObjectError("does not continue the amendments")
         if self.amender_key(amendment.party) is None:
             raise VoidObjectError(f"'{amendment.party}' may not amend")
-        standings = {**self.standings, amendment.name: self._changed(amendment)}
-        return dataclasses.replace(
+        standings = dict(self.standings)
+        if amendment.name is not None:
+            standings[amendment.name] = self._changed(amendment, amendment.name)
+        after = dataclasses.replace(
             self,
             standings=dict(sorted(standings.items())),
             amendments=self.amendments + 1,
             head=signed.digest,
         )
+        return dataclasses.replace(after, handouts=after._handed_out(amendment))
 
-    def _changed(self, amendment: Amendment) -> Standing:
-        standing = self.standings.get(amendment.name)
+    def _handed_out(self, amendment: Amendment) -> tuple[Handout, ...]:
+        """The handouts with that of an amendment whose standings are in force here."""
+        handout = amendment.handout
+        if not self.handouts:
+            if handout is not None or amendment.action == "rotate":
+                raise VoidObjectError("hands out a group key where nothing is encrypted")
+            return ()
+        if handout is None:
+            raise VoidObjectError("hands out no group key")
+        newest = self.handouts[-1]
+        if amendment.action in ("admit", "readmit"):
+            is_right = (
+                handout.sealed.keys() == {amendment.name}
+                and (handout.epoch, handout.check) == (newest.epoch, newest.check)
+                and handout.previous is None
+            )
+        else:
+            is_right = (
+                handout.sealed.keys() == self.key_holders().keys()
+                and handout.epoch == newest.epoch + 1
+                and handout.check not in {each.check for each in self.handouts}
+                and handout.previous is not None
+            )
+        if not is_right:
+            raise VoidObjectError("does not hand out the group key to whom it is due")
+        return (*self.handouts, handout)
+
+    def _changed(self, amendment: Amendment, name: str) -> Standing:
+        standing = self.standings.get(name)
         if amendment.public_key is not None:
             keys = {each.public_key for each in self.standings.values()}
             is_founders = amendment.public_key == self.founder_key
             if standing is not None or amendment.public_key in keys:
                 raise VoidObjectError("admits a name or a key that is known already")
-            if (amendment.name == self.founder) != is_founders:
+            if (name == self.founder) != is_founders:
                 raise VoidObjectError("takes the founder's name or key for another party")
             return Standing(public_key=amendment.public_key)
         if standing is None:
-            raise VoidObjectError(f"'{amendment.name}' was never admitted")
+            raise VoidObjectError(f"'{name}' was never admitted")
         if amendment.action == "remove":
             return dataclasses.replace(standing, is_removed=True)
-        if amendment.name == amendment.party and amendment.party != self.founder:
+        if name == amendment.party and amendment.party != self.founder:
             raise VoidObjectError("nobody can readmit itself")
         return Standing(public_key=standing.public_key)
 

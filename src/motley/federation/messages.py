@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from motley.errors import VoidObjectError
 from motley.federation.charter import Bulk, check_digest, plain
+from motley.federation.handout import Handout
 from motley.federation.identity import check_name, check_public_key
 from motley.federation.objects import Signed
 from motley.schema import build, require_positive
@@ -26,6 +27,7 @@ REASONS: Mapping[str, bool] = {
     "outlier": True,
     "oversized": True,
     "wrong_base": True,
+    "wrong_epoch": True,
 }
 """Why an update is rejected, and whether that earns its party a strike."""
 
@@ -105,17 +107,23 @@ class Review:
 
 @dataclass(frozen=True, kw_only=True)
 class Amendment:
-    """One change of the membership."""
+    """One change of the membership, or of the group key."""
 
     party: str
     number: int
     previous: str
-    action: Literal["admit", "remove", "readmit"]
-    name: str
+    action: Literal["admit", "remove", "readmit", "rotate"]
+    name: str | None = None
+    """Whom it concerns; unset to rotate the group key alone."""
     public_key: str | None = None
+    handout: Handout | None = None
+    """Where payloads are encrypted: the group key for who comes, the next one if somebody goes."""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        if (self.action == "rotate") != (self.name is None):
+            raise ValueError("name: is given but to rotate")
+        if self.name is not None:
+            check_name(self.name)
         check_digest("previous", self.previous)
         _require_natural(self, "number")
         if (self.action == "admit") != (self.public_key is not None):

@@ -25,7 +25,7 @@ SIGNATURE_DOMAIN = b"motley-federation-1\n"
 
 LARGEST_BYTES = {
     "charter": 4 * 2**20,
-    "amendment": 8 * 2**10,
+    "amendment": 2 * 2**20,
     "session": 4 * 2**10,
     "update": 64 * 2**10,
     "review": 4 * 2**20,

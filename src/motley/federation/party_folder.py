@@ -25,7 +25,6 @@ class PartyConfig:
     """Digest of the charter, so that a run never goes on in another federation."""
     key: str
     """The party's key file."""
-    group_key: str | None = None
     link: Link | None = None
     """An emulated link to the store; unset: as it is."""
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from motley.errors import LogDamagedError, PayloadError
 from motley.federation.bulk import read_bulk
-from motley.federation.chain import Accepted, SealedRound
+from motley.federation.chain import Accepted, Chain, SealedRound
 from motley.federation.charter import Bulk
-from motley.federation.encrypt import GroupCipher
+from motley.federation.keyring import Keyring
 from motley.federation.messages import Update
 from motley.federation.store import Store
 
@@ -17,13 +17,11 @@ from motley.federation.store import Store
 class Payloads:
     """What was fetched, or the reason of the protocol why it cannot be had."""
 
-    def __init__(
-        self, store: Store, cipher: GroupCipher | None, max_bytes: int, cache: Path | None
-    ) -> None:
+    def __init__(self, store: Store, chain: Chain, keyring: Keyring, cache: Path | None) -> None:
         """`cache` is a folder for chunks, so that a broken download goes on."""
         self._store = store
-        self._cipher = cipher
-        self._max_bytes = max_bytes
+        self._chain = chain
+        self._keyring = keyring
         self._cache = cache
         self._found: dict[Bulk, bytes | str] = {}
 
@@ -32,16 +30,22 @@ class Payloads:
         self._found[bulk] = payload
 
     def of(self, update: Update) -> bytes | str:
-        """The payload, or the reason why it cannot be had."""
+        """The payload, or the reason why it cannot be had; `IdentityError` if this party has not
+        been given the group key in force."""
         bulk = update.payload
+        if bulk.epoch != self._chain.epoch_of(update.round):
+            return "wrong_epoch"
         if bulk not in self._found:
             try:
-                self._found[bulk] = read_bulk(
-                    self._store, bulk, self._cipher, max_bytes=self._max_bytes, cache=self._cache
-                )
+                self._found[bulk] = self._read(bulk)
             except PayloadError as refused:
                 self._found[bulk] = refused.reason
         return self._found[bulk]
+
+    def _read(self, bulk: Bulk) -> bytes:
+        cipher = self._keyring.cipher(bulk.epoch)
+        max_bytes = self._chain.charter.payload_bytes
+        return read_bulk(self._store, bulk, cipher, max_bytes=max_bytes, cache=self._cache)
 
     def keep_only(self, needed: Collection[Bulk]) -> None:
         """Drops the others, those that could not be had among them."""

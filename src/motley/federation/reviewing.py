@@ -42,11 +42,11 @@ def verdicts(
     for digest, manifest in sorted(candidates.items(), key=lambda item: item[1].arrival):
         update = manifest.update
         payload = payloads.of(update)
-        own = base if update.round == chain.next_round else chain.base_of(update.round)
+        fault = chain.own_fault(update, base)
         if isinstance(payload, str):
             reasons[digest] = payload
-        elif update.base != own:
-            reasons[digest] = "wrong_base"
+        elif fault:
+            reasons[digest] = fault
         else:
             whole[digest] = Candidate(update=update, payload=payload)
     judged = judge(chain.next_round, list(whole.values()))

@@ -18,14 +18,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from motley.errors import IdentityError, PayloadError, StateDivergedError
+from motley.errors import PayloadError, StateDivergedError
 from motley.federation.acting import Acting
-from motley.federation.bulk import MOST_UPDATE_CHUNKS, check_group_key, write_bulk
+from motley.federation.bulk import MOST_UPDATE_CHUNKS, write_bulk
 from motley.federation.chain import Accepted, SealedRound
 from motley.federation.charter import Bulk
 from motley.federation.encrypt import GroupCipher
 from motley.federation.expectation import Expectation
 from motley.federation.identity import Identity
+from motley.federation.keyring import Keyring
 from motley.federation.log import update_stem
 from motley.federation.membership import Membership
 from motley.federation.messages import Update, body_of
@@ -75,7 +76,6 @@ class Member:
         identity: Identity,
         fingerprint: str | None = None,
         *,
-        group_key: bytes | None = None,
         cache: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         report: Report = lambda text: None,
@@ -87,25 +87,14 @@ class Member:
             store, fingerprint, lambda refused: report(f"refused {refused.key}: {refused.reason}")
         )
         self.chain = self.view.chain
-        self.cipher = self._cipher(group_key)
+        self.keyring = Keyring(self.chain.federation, identity)
+        self.keyring.learn(self.chain.membership.handouts)
         self._report = report
         self._acting = Acting(self.view, identity)
-        self._payloads = Payloads(store, self.cipher, self.chain.charter.payload_bytes, cache)
+        self._payloads = Payloads(store, self.chain, self.keyring, cache)
         self._expected = Expectation(self.chain, identity.party, clock)
         self._open: Mapping[str, Manifest] = {}
         """The manifests of the open round when it was last looked at."""
-
-    def _cipher(self, group_key: bytes | None) -> GroupCipher | None:
-        if not self.chain.charter.terms.encrypted:
-            return None
-        if group_key is None:
-            raise IdentityError(
-                "this federation encrypts its payloads, and no group key was given.",
-                remedy="Ask another member for the group key's file.",
-            )
-        cipher = GroupCipher(group_key)
-        check_group_key(self.store, self.chain.charter, cipher)
-        return cipher
 
     @property
     def party(self) -> str:
@@ -145,6 +134,7 @@ class Member:
         for sealed in new:
             self._expected.sealed(sealed)
         if new:
+            self.keyring.learn(self.chain.membership.handouts)
             self._open = {}
             self._payloads.keep_only({each.update.payload for each in new[-1].accepted})
         return new
@@ -159,11 +149,18 @@ class Member:
         return self._acting.begin_session(self.check_standing())
 
     def check_standing(self) -> Membership:
-        """The membership as it is now; `IdentityError` if this party is no active member."""
+        """The membership as it is now; `IdentityError` if this party is no active member, or has
+        not been given the group key."""
         self.refresh()
         membership = self.look().membership
         self._acting.check_standing(membership)
+        self.keyring.learn(membership.handouts)
+        self.keyring.cipher(membership.epoch)
         return membership
+
+    def cipher_of(self, round_: int) -> GroupCipher | None:
+        """For what this party writes for a round; `IdentityError` if it has not the group key."""
+        return self.keyring.cipher(self.chain.epoch_of(round_))
 
     # Publishing
 
@@ -184,7 +181,7 @@ class Member:
         """
         round_ = self.next_round if round_ is None else round_
         self._check_publish(payload, base, round_)
-        bulk = write_bulk(self.store, payload, self.cipher, MOST_UPDATE_CHUNKS)
+        bulk = write_bulk(self.store, payload, self.cipher_of(round_), MOST_UPDATE_CHUNKS)
         self._acting.check_session()
         announcing(bulk)
         update = Update(

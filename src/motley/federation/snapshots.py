@@ -7,7 +7,7 @@ from pathlib import Path
 from motley.errors import LogDamagedError, PayloadError, StateDivergedError
 from motley.federation.bulk import read_bulk
 from motley.federation.charter import Bulk
-from motley.federation.encrypt import GroupCipher
+from motley.federation.keyring import Keyring
 from motley.federation.messages import Snapshot, body_of
 from motley.federation.objects import digest_of
 from motley.federation.rounds import Member
@@ -44,9 +44,7 @@ def announce_snapshot(member: Member, round_: int, digest: str, bulk: Bulk) -> N
     member.view.write_snapshot(snapshot, signed)
 
 
-def load_state(
-    view: View, cipher: GroupCipher | None, cache: Path | None = None
-) -> tuple[int, GlobalState]:
+def load_state(view: View, keyring: Keyring, cache: Path | None = None) -> tuple[int, GlobalState]:
     """The newest stored state that the chain confirms, and the round before which it was.
 
     `cache` keeps what was fetched, so that a broken download goes on. `LogDamagedError` if no
@@ -57,7 +55,7 @@ def load_state(
     ]
     base = view.chain.charter.base
     for round_, digest, bulk in [*stored, (0, base.digest, base.bulk)]:
-        state = _load(view, cipher, cache, digest, bulk)
+        state = _load(view, keyring, cache, digest, bulk)
         if state is not None:
             return round_, state
     raise LogDamagedError(
@@ -65,10 +63,10 @@ def load_state(
     )
 
 
-def load_base(view: View, cipher: GroupCipher | None, cache: Path | None = None) -> GlobalState:
+def load_base(view: View, keyring: Keyring, cache: Path | None = None) -> GlobalState:
     """The state before round 0."""
     base = view.chain.charter.base
-    state = _load(view, cipher, cache, base.digest, base.bulk)
+    state = _load(view, keyring, cache, base.digest, base.bulk)
     if state is None:
         raise LogDamagedError(
             "the base of the federation is not whole.", remedy="Restore the store from a backup."
@@ -77,11 +75,12 @@ def load_base(view: View, cipher: GroupCipher | None, cache: Path | None = None)
 
 
 def _load(
-    view: View, cipher: GroupCipher | None, cache: Path | None, digest: str, bulk: Bulk
+    view: View, keyring: Keyring, cache: Path | None, digest: str, bulk: Bulk
 ) -> GlobalState | None:
     """The state in a bulk object if it has that digest."""
     store = view.log.store
     try:
+        cipher = keyring.cipher(bulk.epoch)
         data = read_bulk(store, bulk, cipher, max_bytes=LARGEST_STATE_BYTES, cache=cache)
         state = GlobalState.unpack(view.chain.charter.terms, data)
     except PayloadError:
@@ -92,7 +91,7 @@ def _load(
 def join_state(member: Member, cache: Path | None = None) -> GlobalState:
     """The state before the next round: the newest snapshot with the later rounds applied."""
     member.refresh()
-    round_, state = load_state(member.view, member.cipher, cache)
+    round_, state = load_state(member.view, member.keyring, cache)
     while round_ < member.next_round:
         sealed = member.chain.sealed[round_]
         state.apply(sealed, member.accepted_payloads(sealed))

@@ -15,7 +15,8 @@ from motley.errors import PayloadError, VerificationError
 from motley.federation.bulk import read_bulk
 from motley.federation.chain import SealedRound
 from motley.federation.comparing import Comparisons, Place
-from motley.federation.encrypt import GroupCipher
+from motley.federation.identity import Identity
+from motley.federation.keyring import Keyring
 from motley.federation.ledger import ledger, rounds_of_csv, to_csv
 from motley.federation.log import Refusal
 from motley.federation.messages import Update
@@ -26,7 +27,9 @@ from motley.federation.state import GlobalState
 from motley.federation.tensors import unpack
 from motley.federation.view import View
 
-REPEATABLE = frozenset({"damaged", "malformed", "nonfinite", "oversized", "wrong_base"})
+REPEATABLE = frozenset(
+    {"damaged", "malformed", "nonfinite", "oversized", "wrong_base", "wrong_epoch"}
+)
 """Reasons that follow from the update's bytes and the chain, whoever looks and whenever."""
 
 
@@ -63,22 +66,25 @@ class Verification:
 
 def verify(
     view: View,
-    cipher: GroupCipher | None = None,
+    identity: Identity | None = None,
     *,
     ledger_csv: str | None = None,
     cache: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verification:
-    """Replays the log; `ledger_csv` is a ledger to check against it.
+    """Replays the log; where payloads are encrypted, with the keys handed out to `identity`;
+    `ledger_csv` is a ledger to check against it.
 
     Errors are raised only for what keeps it from going on: a charter, a base or an accepted update
     that is not in the store any more.
     """
     view.refresh()
     result = Verification(federation=view.federation)
-    state = load_base(view, cipher, cache)
+    keyring = Keyring(view.federation, identity)
+    keyring.learn(view.look().membership.handouts)
+    state = load_base(view, keyring, cache)
     for sealed in view.chain.sealed:
-        _replay(view, cipher, cache, state, sealed, result)
+        _replay(view, keyring, cache, state, sealed, result)
         progress(sealed.round + 1, view.chain.next_round)
     result.state = state.digest()
     _compare_open_round(view, result)
@@ -91,7 +97,7 @@ def verify(
 
 def _replay(
     view: View,
-    cipher: GroupCipher | None,
+    keyring: Keyring,
     cache: Path | None,
     state: GlobalState,
     sealed: SealedRound,
@@ -108,10 +114,10 @@ def _replay(
     candidates = {}
     for update in sealed.updates():
         place = (update.round, update.party)
-        payload, reason = _check_update(view, cipher, cache, state, sealed, update)
+        payload, reason = _check_update(view, keyring, cache, state, sealed, update)
         payloads[place] = payload
         reasons[place] = reason
-        if payload is not None and reason != "wrong_base":
+        if payload is not None and reason not in ("wrong_base", "wrong_epoch"):
             candidates[place] = Candidate(update=update, payload=payload)
         result.updates += 1
     _compare_votes(sealed, reasons, Comparisons(state, sealed.round, candidates), result)
@@ -132,7 +138,7 @@ def _replay(
 
 def _check_update(
     view: View,
-    cipher: GroupCipher | None,
+    keyring: Keyring,
     cache: Path | None,
     state: GlobalState,
     sealed: SealedRound,
@@ -140,18 +146,21 @@ def _check_update(
 ) -> tuple[bytes | None, str]:
     """The payload if it can be had, and what is wrong with the update for whoever looks."""
     chain = view.chain
+    fault = chain.own_fault(update, sealed.base)
+    if fault == "wrong_epoch":
+        return None, fault
     try:
         payload = read_bulk(
             view.log.store,
             update.payload,
-            cipher,
+            keyring.cipher(update.payload.epoch),
             max_bytes=chain.charter.payload_bytes,
             cache=cache,
         )
     except PayloadError as refused:
         return None, refused.reason
-    if update.base != chain.base_of(update.round):
-        return payload, "wrong_base"
+    if fault:
+        return payload, fault
     try:
         state.codec.squared_norm(unpack(payload), state.shapes_of(sealed.round))
     except PayloadError as refused:
@@ -209,14 +218,12 @@ def _compare_snapshots(view: View, result: Verification) -> None:
         base = view.chain.base_of(snapshot.round)
         if base is None and snapshot.round == view.chain.next_round:
             base = result.state
-        if snapshot.digest != base:
-            result.findings.append(
-                Finding(
-                    round=snapshot.round,
-                    party=snapshot.party,
-                    what=f"stored another state ({stem})",
-                )
-            )
+        if snapshot.digest == base and view.is_in_epoch(snapshot):
+            continue
+        what = "another state" if snapshot.digest != base else "a state under another group key"
+        result.findings.append(
+            Finding(round=snapshot.round, party=snapshot.party, what=f"stored {what} ({stem})")
+        )
 
 
 def _compare_ledger(view: View, text: str, result: Verification) -> None:

@@ -285,20 +285,28 @@ class View:
         return found
 
     def snapshots(self) -> list[Snapshot]:
-        """The stored states whose digest the chain confirms, the newest first."""
+        """The stored states whose digest and group key the chain confirms, the newest first."""
         return [
             snapshot
             for _, snapshot in self.all_snapshots()
-            if self.chain.base_of(snapshot.round) == snapshot.digest
+            if self.chain.base_of(snapshot.round) == snapshot.digest and self.is_in_epoch(snapshot)
         ]
+
+    def is_in_epoch(self, snapshot: Snapshot) -> bool:
+        """Whether a stored state lies under the group key that was in force before its round."""
+        is_known = snapshot.round <= self.chain.next_round
+        return is_known and snapshot.state.epoch == self.chain.epoch_of(snapshot.round)
 
     def newest_snapshot_round(self) -> int:
         """Of the stored states, confirmed or of the open round; 0 is the charter's base."""
         rounds = [
             snapshot.round
             for _, snapshot in self.all_snapshots()
-            if self.chain.base_of(snapshot.round) == snapshot.digest
-            or snapshot.round == self.chain.next_round
+            if self.is_in_epoch(snapshot)
+            and (
+                self.chain.base_of(snapshot.round) == snapshot.digest
+                or snapshot.round == self.chain.next_round
+            )
         ]
         return max(rounds, default=0)
 
@@ -307,7 +315,7 @@ class View:
         stem = snapshot_stem(snapshot.round)
         for slot in range(MOST_SLOTS):
             found, _ = self.log.claim(stem, "snapshot", signed.data, self._read_snapshot, slot)
-            if found.digest == snapshot.digest:
+            if (found.digest, found.state.epoch) == (snapshot.digest, snapshot.state.epoch):
                 return
 
     def _read_snapshot(self, data: bytes) -> Snapshot:

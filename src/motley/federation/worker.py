@@ -14,7 +14,6 @@ from pathlib import Path
 from motley.data import evaluation_samples
 from motley.federation.correspondence import Correspondence
 from motley.federation.course import PartyCourse
-from motley.federation.encrypt import load_group_key
 from motley.federation.identity import holding
 from motley.federation.party_folder import PartyConfig, read_party
 from motley.federation.rounds import Member
@@ -54,7 +53,6 @@ def correspondence(rank: Rank, config: PartyConfig, journal: Journal) -> Corresp
         config.open_store(),
         identity,
         config.federation,
-        group_key=load_group_key(Path(config.group_key)) if config.group_key else None,
         cache=cache,
         report=journal.message,
     )
