@@ -50,3 +50,17 @@ def test_only_with_others_a_loss_may_rise(tmp_path: Path, kind: type[Course], be
             tokenizer_digest="",
         ).run(0)
     assert engine.watch.bears_rises == bears
+
+
+@pytest.mark.parametrize("newest", [None, Path("step-00000010")])
+def test_who_trains_with_others_is_not_sent_to_a_recipe_that_is_not_its_own(
+    tmp_path: Path, newest: Path | None
+) -> None:
+    folder = RunFolder(tmp_path)
+    alone = Course.way_out(cast(Any, None), folder, newest)
+    assert "Lower that learning rate" in alone
+    assert ("recipe.json" in alone) == (newest is not None)
+    party = PartyCourse.way_out(cast(Any, None), folder, newest)
+    assert "the same 'motley federation join' again" in party
+    assert "recipe.json" not in party
+    assert (newest is None) == ("moments made anew" in party)

@@ -6,11 +6,13 @@ has another course, and the loop does not ask which.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from motley.optim.schedule import learning_rate
 from motley.recipe import Recipe
 from motley.train.engine import StepResult
+from motley.train.folder import RunFolder
 
 
 class Course:
@@ -41,3 +43,15 @@ class Course:
 
     def after_step(self, step: int, result: StepResult) -> None:
         """`step` updates are done, the last with `result`; its `stop` ends the training."""
+
+    def way_out(self, folder: RunFolder, newest: Path | None) -> str:
+        """What to do about a training that is lost, from its newest checkpoint if there is one."""
+        if newest is None:
+            return (
+                "Lower that learning rate or lengthen the warm-up in the recipe and begin a new "
+                "run; no checkpoint was saved yet."
+            )
+        return (
+            f"Lower that learning rate or lengthen the warm-up in {folder.recipe_file}, then go on "
+            f"from {newest.name} with 'motley train --resume {folder.path}'."
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch.distributed as dist
 from torch import Tensor
@@ -74,7 +73,7 @@ class Training:
         except DivergedError as lost:
             newest = newest_whole(self.folder.checkpoints, lambda text: None)
             raise DivergedError(
-                lost.message, remedy=_way_out(self.folder, newest[0] if newest else None)
+                lost.message, remedy=self.course.way_out(self.folder, newest[0] if newest else None)
             ) from None
 
     def _stop_requested(self) -> bool:
@@ -147,16 +146,3 @@ class Training:
             return
         if self.journal and path is not None:
             self.journal.checkpoint(self._saved_step, path, time.monotonic() - self._save_began)
-
-
-def _way_out(folder: RunFolder, newest: Path | None) -> str:
-    """What to do about a training that is lost, from its newest checkpoint if there is one."""
-    if newest is None:
-        return (
-            "Lower that learning rate or lengthen the warm-up in the recipe and begin a new run; "
-            "no checkpoint was saved yet."
-        )
-    return (
-        f"Lower that learning rate or lengthen the warm-up in {folder.recipe_file}, then go on "
-        f"from {newest.name} with 'motley train --resume {folder.path}'."
-    )
