@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from motley import kernels
 from motley.chips.chip import Chip
 from motley.cluster import Cluster
 from motley.data import PreparedData
+from motley.errors import MotleyError
 from motley.events import read_events
 from motley.plan.plan import Plan
 from motley.recipe import Recipe
@@ -44,6 +46,15 @@ class Measured:
 def say(text: str) -> None:
     """Progress, on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Runs a benchmark; an error of ours becomes one message and its exit code, as in the CLI."""
+    try:
+        main()
+    except MotleyError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
 
 
 def host_precision() -> Precision:

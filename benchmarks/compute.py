@@ -19,7 +19,7 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import origin, say
+from common import origin, run_script, say
 from compute_claims import Group, as_text, row, summary
 from compute_corpora import CORPORA
 from compute_ladder import (
@@ -220,4 +220,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

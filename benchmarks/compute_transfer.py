@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from common import prepared, say
+from common import prepared, run_script, say
 from federated_training import Job, Trainer
 from motley.recipe import Recipe, load_recipe
 from motley.recipe.transfer import Target, transferred
@@ -119,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

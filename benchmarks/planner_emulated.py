@@ -17,7 +17,7 @@ import statistics
 from itertools import combinations
 from typing import Any
 
-from common import host_precision, origin, prepared, run_plan, say, with_steps
+from common import host_precision, origin, prepared, run_plan, run_script, say, with_steps
 from mixed import RECIPE, emulated_cluster, smallest_memory
 from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
@@ -142,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

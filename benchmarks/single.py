@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from common import one_chip, origin, prepared, say
+from common import one_chip, origin, prepared, run_script, say
 from motley.chips.measure import measure_matmul
 from motley.chips.precision import choose_precision
 from motley.model.counts import model_counts
@@ -182,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

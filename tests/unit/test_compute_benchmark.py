@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -52,6 +53,13 @@ def runs(
         }
         for seed in range(count)
     )  # fmt: skip
+
+
+def test_a_wrong_name_is_one_message_and_not_a_trace() -> None:
+    command = [sys.executable, str(BENCHMARKS / "compute.py"), "--size", "XXL"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == InputError.exit_code
+    assert ended.stderr.splitlines() == ["error: no size 'XXL'.", "Did you mean 'XS'?"]
 
 
 def test_a_key_is_of_what_must_give_the_same_figures(harness: dict[str, ModuleType]) -> None:
