@@ -19,7 +19,7 @@ from motley.errors import ChipLostError, ChipOutOfMemoryError, DivergedError
 from motley.events import EventTail
 from motley.recipe import Recipe
 from motley.train.checkpoint import newest_whole
-from motley.train.folder import RunFolder
+from motley.train.folder import RunFolder, resume_command
 from motley.train.launch import Job, start
 from motley.train.prepare import resume_run
 
@@ -154,7 +154,7 @@ def test_a_lost_training_goes_on_from_its_checkpoint_by_its_own_recipe(
         start(folder).finish()
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-00000010"]
     assert f"in {folder.path / 'recipe.json'}, then go on" in raised.value.remedy
-    assert f"from step-00000010 with 'motley train --resume {folder.path}'" in raised.value.remedy
+    assert f"from step-00000010: {resume_command(folder.path)}" in raised.value.remedy
     said = [event["text"] for event in jobs.events(folder, "message")]
     assert sum("no checkpoint is saved" in text for text in said) == 2
 

@@ -249,8 +249,8 @@ def test_a_wrong_use_is_explained_with_code_2(arguments: str) -> None:
         (
             "train recipe.toml --run text",
             17,
-            "error: text exists already.\nGo on with 'motley train --resume text', or name another "
-            "with --run.\n",
+            "error: text exists already.\nGo on with: motley train --resume text\nOr name another "
+            "folder with --run.\n",
         ),
         ("train nope.toml", 11, "error: nope.toml: no such file.\nCheck the path.\n"),
         ("train .", 11, "error: . is a folder, not a file.\nName the TOML file.\n"),

@@ -20,7 +20,7 @@ from motley.events import read_events
 from motley.plan.calibration import Calibration, calibrate
 from motley.plan.trust import error_band
 from motley.recipe import Recipe, load_recipe
-from motley.train.folder import RunFolder, open_run_folder
+from motley.train.folder import RunFolder, open_run_folder, resume_command
 from motley.train.prepare import new_run, next_run_path
 from motley.units import duration, percent
 
@@ -75,7 +75,7 @@ def _short_run(
     cluster = cluster_for(cluster_file)
     folder, _ = new_run(short, cluster, None, next_run_path(short.name), say)
     say(f"Training {steps} steps in {folder.path}.")
-    watch(start(folder), f"motley train --resume {folder.path}", quiet=as_json)
+    watch(start(folder), resume_command(folder.path), quiet=as_json)
     return folder
 
 

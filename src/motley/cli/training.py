@@ -22,7 +22,7 @@ from motley.recipe.packaged import packaged_recipe
 from motley.report.history import RunHistory
 from motley.report.live import follow
 from motley.report.summary import summary_dict
-from motley.train.folder import RunFolder, check_free
+from motley.train.folder import RunFolder, check_free, resume_command
 from motley.train.launch import Job, start
 from motley.train.prepare import new_run, next_run_path, resume_run
 
@@ -61,7 +61,7 @@ def run(
     """Trains to the end; raises the one error that explains why it could not."""
     folder = _prepare(what, cluster_file, plan_file, run_path, as_json=as_json)
     say(f"Training in {folder.path}. Ctrl-C saves and stops.")
-    go_on = shlex.join(["motley", "train", "--resume", str(folder.path)])
+    go_on = resume_command(folder.path)
     watch(start(folder), go_on, quiet=as_json)
     say_end(folder, go_on, as_json=as_json)
 

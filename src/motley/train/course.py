@@ -12,7 +12,7 @@ from typing import ClassVar
 from motley.optim.schedule import learning_rate
 from motley.recipe import Recipe
 from motley.train.engine import StepResult
-from motley.train.folder import RunFolder
+from motley.train.folder import RunFolder, resume_command
 
 
 class Course:
@@ -53,5 +53,5 @@ class Course:
             )
         return (
             f"Lower that learning rate or lengthen the warm-up in {folder.recipe_file}, then go on "
-            f"from {newest.name} with 'motley train --resume {folder.path}'."
+            f"from {newest.name}: {resume_command(folder.path)}"
         )

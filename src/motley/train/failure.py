@@ -81,7 +81,7 @@ def _lost(chip: str, rank: int, how: str, step: int) -> ChipLostError:
     return ChipLostError(
         f"chip '{chip}' (rank {rank}) was lost after step {step}: {how}.",
         chip=chip,
-        remedy="Go on with the chips that are left: motley train --resume RUN.",
+        remedy="Go on with the chips that are left: motley train --resume RUN",
     )
 
 

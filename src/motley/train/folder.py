@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def check_free(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunFolderError(
             f"{path} exists already.",
-            remedy=f"Go on with 'motley train --resume {path}', or name another with --run.",
+            remedy=f"Go on with: {resume_command(path)}\nOr name another folder with --run.",
         )
 
 
@@ -122,6 +123,11 @@ def create_run_folder(path: Path) -> RunFolder:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as cause:
         raise RunFolderError(f"{path} cannot be made: {cause}.") from None
+def resume_command(path: Path) -> str:
+    """What goes on with the run of that folder, ready for a shell."""
+    return shlex.join(["motley", "train", "--resume", str(path)])
+
+
     return RunFolder(path)
 
 
