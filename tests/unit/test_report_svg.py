@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from motley.report.lanes import time_axis
 from motley.report.markup import escape, script_data, tag
 from motley.report.svg import (
     VIEW,
@@ -187,3 +188,9 @@ def test_no_label_names_a_part_of_a_step() -> None:
     labels = map(str, step_labels(Scale(0, 3), Scale(0, 1)))
     said = [re.sub("<.*?>", "", label) for label in labels if 'class="x"' in label]
     assert said == ["0", "1", "2", "3"]
+
+
+def test_what_the_last_tick_says_ends_at_it() -> None:
+    labels = re.findall(r'class="(x[^"]*)"[^>]*>([^<]+)<', str(time_axis(Scale(0, 0.505))))
+    assert labels[-1] == ("x last", "500 ms")
+    assert all(kind == "x" for kind, _ in labels[:-1])

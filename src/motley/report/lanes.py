@@ -13,6 +13,8 @@ LABEL_SHARE = 0.014
 """A span wider than this share of the step has its micro-batch's number written in it."""
 WIDE_SHARE = 0.05
 """A span wider than this keeps the number on a phone as well."""
+LAST_SHARE = 0.93
+"""Half of what a tick says would stand beside the drawing beyond this."""
 
 KINDS = ("forward", "backward", "weight", "wait", "sync", "optimizer")
 """The kinds of spans that have a colour; others are drawn as "other"."""
@@ -76,7 +78,7 @@ def time_axis(scale: Scale) -> Markup:
         tag(
             "span",
             duration(tick) if tick else "0",
-            class_="x",
+            class_="x last" if scale.share(tick) > LAST_SHARE else "x",
             style=f"left:{scale.share(tick):.2%}",
         )
         for tick in scale.ticks(6)
