@@ -16,13 +16,14 @@ from motley.schema import require_at_most, require_positive, switch
 
 BLOCKS = "blocks."
 """How the global names of the blocks' parameters begin."""
-MOST_LAYERS = 2000
-"""DeepNet has 1,000 (arXiv 2203.00555); the largest language models a tenth of that."""
+MOST_LAYERS = 1000
+"""As many as the deepest transformers that were tried (DeepNet, arXiv 2203.00555); the largest
+language models have a tenth of that."""
 LARGEST_WIDTH = 2**20
 LONGEST_SEQUENCE = 2**24
 LARGEST_VOCABULARY = 2**22
-"""Some ten times what any public model has: larger ones are slips, and overflow where numbers have
-64 bits."""
+"""More than any public model has: larger ones are slips, and overflow where numbers have 64
+bits."""
 STANDARD_DEVIATION = 0.02
 """Of matrices at the start whose model does not say it, as in GPT-2 (Radford et al. 2019)."""
 

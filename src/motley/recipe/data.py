@@ -41,4 +41,4 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "sequence_length", "global_batch")
-        require_at_most(self, sequence_length=LONGEST_SEQUENCE, global_batch=2**24)
+        require_at_most(self, sequence_length=LONGEST_SEQUENCE, global_batch=2**20)
