@@ -1,7 +1,7 @@
 """Several parties' training in one process, exactly as their rounds go, without store or network.
 
 For what depends on the mathematics alone: the frontier of bytes against loss, and attackers. The
-parties train one after the other with the product's model, AdamW, codecs and merge; what each
+parties train one after the other with the product's model, optimizer, codecs and merge; what each
 sends is made and counted by the codec. Time is not looked at.
 
 Byte counts are those of one party, sent and received. Data-parallel training is counted with the
@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ SIZES = {
     "M": ModelConfig(layers=6, width=352, heads=11, context=128),
 }
 """0.2, 0.5, 2.6 and 10 million parameters."""
-_BLOCK = {
+_BLOCK: dict[str, Any] = {
     "positions": "rotary", "norm": "rmsnorm", "activation": "relu2", "bias": False, "qk_norm": True,
 }  # fmt: skip
 VOCABULARY = {"XXS": 1024, "XS": 1024, "S": 2048, "M": 2048}
@@ -67,14 +68,27 @@ class Rounds:
     mixing: float = 1.0
 
 
-def build_recipe(size: str, *, steps: int, rate: float, samples: int = 16, seed: int = 0) -> Recipe:
+MUONS_OTHER_RATE = 1e-2
+"""Of embeddings and norms, which are under AdamW there; as in the demo's recipe."""
+
+
+def optimizer_of(kind: Literal["adamw", "muon"], rate: float) -> OptimizerConfig:
+    """AdamW with that rate for all parameters, or Muon with that rate for the blocks' matrices."""
+    if kind == "adamw":
+        return OptimizerConfig(learning_rate=rate)
+    return OptimizerConfig(kind=kind, learning_rate=MUONS_OTHER_RATE, matrix_learning_rate=rate)
+
+
+def build_recipe(
+    size: str, *, steps: int, optimizer: OptimizerConfig, samples: int = 16, seed: int = 0
+) -> Recipe:
     """The job that all contestants train: samples of 128 tokens of the standard library's text."""
     return Recipe(
         seed=seed,
         model=dataclasses.replace(SIZES[size], **_BLOCK),
         data=DataConfig(vocab_size=VOCABULARY[size]),
         batch=BatchConfig(sequence_length=128, global_batch=samples),
-        optimizer=OptimizerConfig(learning_rate=rate),
+        optimizer=optimizer,
         schedule=ScheduleConfig(
             steps=steps, warmup_steps=steps // 12, decay="linear", final_share=0.0
         ),
@@ -117,7 +131,7 @@ class Job:
 
 
 class Trainer:
-    """A model with its AdamW, which lives across rounds."""
+    """A model with its optimizer, which lives across rounds."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -129,7 +143,7 @@ class Trainer:
         recipe = self.job.recipe
         tokens, targets = (torch.from_numpy(a) for a in self.job.source.batch(positions))
         loss = self.model.loss(tokens, targets) / (targets >= 0).sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.gradient_clip)
         self.optimizer.step(learning_rate(1.0, recipe.schedule, step), step)
         self.model.zero_grad()

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from common import origin, say
-from federated_training import Federation, Job, Rounds, build_recipe
+from federated_training import Federation, Job, Rounds, build_recipe, optimizer_of
 from motley.federation.codec import CodecConfig
 from motley.federation.codec.payload import Payload
 from motley.federation.defences import Review, judge
@@ -265,7 +265,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     chosen = parser.parse_args()
     recipe = build_recipe(
-        chosen.size, steps=chosen.steps, rate=chosen.rate, samples=20, seed=chosen.seed
+        chosen.size,
+        steps=chosen.steps,
+        optimizer=optimizer_of("adamw", chosen.rate),
+        samples=20,
+        seed=chosen.seed,
     )
     job = Job(recipe, lambda _: None)
     key = f"{chosen.size}, {chosen.steps} steps, rate {chosen.rate:g}, seed {chosen.seed}"

@@ -2,9 +2,12 @@
 
     python benchmarks/federation_frontier.py --size S --json
     python benchmarks/federation_frontier.py --size XS --steps 300 --only "DiLoCo fp32, H 100"
+    python benchmarks/federation_frontier.py --size XXS --optimizer muon --only
 
-Four parties in one process train the same tokens with the product's model, AdamW, codecs and merge
-(see `federated_training.py`). `bytes_ratio` is what a ring all-reduce of fp32 gradients moves at a
+Four parties in one process train the same tokens with the product's model, optimizers, codecs and
+merge (see `federated_training.py`). `loss_penalty` is over the best data-parallel training of the
+same size, tokens and seed, whatever its optimizer and rate (`--only` without names trains one).
+`bytes_ratio` is what a ring all-reduce of fp32 gradients moves at a
 party, sent and received, over what the party's payloads move, sent and received; `payload_ratio` is
 the field's way of counting: a step's fp32 gradients over a round's payload. Control objects are
 not in it. Each row is kept as it is done; the command goes on where it was.
@@ -23,15 +26,26 @@ from typing import Any
 import torch
 
 from common import origin
-from federated_training import Federation, Job, Rounds, build_recipe, data_parallel, ring_bytes
+from federated_training import (
+    Federation,
+    Job,
+    Rounds,
+    build_recipe,
+    data_parallel,
+    optimizer_of,
+    ring_bytes,
+)
 from motley.federation.codec import CodecConfig, build_codec
 from motley.federation.terms import OuterConfig
 
 RESULTS = Path(__file__).parent / "results" / "federation_frontier.json"
 NUM_PARTIES = 4
-RATES = {"XS": 1e-2, "S": 7e-3, "M": 5e-3}
-"""AdamW's; for all contestants of a size."""
-STEPS = {"XS": 4000, "S": 4000, "M": 3000}
+RATES = {
+    "adamw": {"XXS": 1e-2, "XS": 1e-2, "S": 7e-3, "M": 5e-3},
+    "muon": {"XXS": 2e-2, "XS": 2e-2, "S": 2e-2, "M": 2e-2},
+}
+"""By optimizer; of Muon that of the blocks' matrices."""
+STEPS = {"XXS": 4000, "XS": 4000, "S": 4000, "M": 3000}
 """Of 2,048 tokens. A thousand times fewer bytes leave 24 bits per parameter and 1,000 steps to all
 rounds together, so that short trainings cannot be carried at all."""
 DATA_PARALLEL = "data parallel"
@@ -123,38 +137,54 @@ def kept() -> dict[str, Any]:
 
 def fill(job: Job, key: str, chosen: list[Contestant]) -> None:
     """Measures what is missing of one job, row by row."""
+    recipe = job.recipe
+    about = {
+        "num_parameters": job.num_parameters,
+        "tokens": [recipe.schedule.steps, recipe.batch.global_batch, recipe.batch.sequence_length],
+        "seed": recipe.seed,
+    }
     for contestant in [None, *chosen]:
         name = contestant.name if contestant else DATA_PARALLEL
         if name in kept().get(key, {}).get("rows", {}):
             continue
         began = time.process_time()
-        row = measure(job, contestant) if contestant else {"bits_per_byte": data_parallel(job)}
+        row: dict[str, Any] = (
+            measure(job, contestant) if contestant else {"bits_per_byte": data_parallel(job)}
+        )
         row["cpu_s"] = round(time.process_time() - began, 1)
         row["origin"] = origin()
         jobs = kept()
-        jobs.setdefault(key, {"num_parameters": job.num_parameters, "rows": {}})["rows"][name] = row
+        jobs.setdefault(key, {**about, "rows": {}})["rows"][name] = row
         RESULTS.write_text(json.dumps({**summary(jobs), "jobs": jobs}, indent=1) + "\n")
 
 
 def summary(jobs: dict[str, Any]) -> dict[str, Any]:
     """The best contestant of the largest model that moves a thousand times fewer bytes."""
     found: dict[str, Any] = {"bytes_ratio": None, "loss_penalty": None}
-    for key, job in sorted(jobs.items(), key=lambda item: item[1]["num_parameters"]):
-        if DATA_PARALLEL not in job["rows"]:
-            continue
-        rows = with_penalties(job["rows"])
+    order = (0, 0.0)
+    for key, job in jobs.items():
+        rows = with_penalties(jobs, key)
         name = best(rows)
-        if name is not None:
-            figures = {each: rows[name][each] for each in found if each in rows[name]}
+        if name is not None and (job["num_parameters"], -rows[name]["loss_penalty"]) > order:
+            order = (job["num_parameters"], -rows[name]["loss_penalty"])
+            figures = {each: rows[name][each] for each in ("bytes_ratio", "loss_penalty")}
             found = {**figures, "job": key, "contestant": name}
     return found
 
 
-def with_penalties(rows: dict[str, Any]) -> dict[str, Any]:
-    """The rows with their loss over data-parallel training's, as a share."""
-    base = rows[DATA_PARALLEL]["bits_per_byte"]
+def with_penalties(jobs: dict[str, Any], key: str) -> dict[str, Any]:
+    """The rows of a job with their loss over data-parallel training's, as a share: the best one
+    of all jobs that differ in optimizer and rate alone counts."""
+    job = jobs[key]
+    alike = [
+        each["rows"][DATA_PARALLEL]["bits_per_byte"]
+        for each in jobs.values()
+        if DATA_PARALLEL in each["rows"]
+        and all(each[name] == job[name] for name in ("num_parameters", "tokens", "seed"))
+    ]
     return {
-        name: {**row, "loss_penalty": row["bits_per_byte"] / base - 1} for name, row in rows.items()
+        name: {**row, "loss_penalty": row["bits_per_byte"] / min(alike) - 1}
+        for name, row in job["rows"].items()
     }
 
 
@@ -166,9 +196,11 @@ def best(rows: dict[str, Any], at_least: float = WANTED_RATIO) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--size", choices=sorted(RATES), default="XS")
+    parser.add_argument("--size", choices=sorted(STEPS), default="XS")
     parser.add_argument("--steps", type=int, help="instead of the size's own")
-    parser.add_argument("--rate", type=float, help="AdamW's, instead of the size's own")
+    parser.add_argument("--samples", type=int, default=16, help="of 128 tokens, in one step")
+    parser.add_argument("--optimizer", choices=sorted(RATES), default="adamw")
+    parser.add_argument("--rate", type=float, help="the optimizer's, instead of the size's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="names of contestants")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -176,12 +208,22 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     steps = chosen.steps or STEPS[chosen.size]
-    rate = chosen.rate or RATES[chosen.size]
-    job = Job(build_recipe(chosen.size, steps=steps, rate=rate, seed=chosen.seed), lambda _: None)
-    key = f"{chosen.size}, {steps} steps, rate {rate:g}, seed {chosen.seed}"
+    rate = chosen.rate or RATES[chosen.optimizer][chosen.size]
+    recipe = build_recipe(
+        chosen.size,
+        steps=steps,
+        optimizer=optimizer_of(chosen.optimizer, rate),
+        samples=chosen.samples,
+        seed=chosen.seed,
+    )
+    job = Job(recipe, lambda _: None)
+    key = (
+        f"{chosen.size}, {steps} steps of {chosen.samples} samples, {chosen.optimizer} {rate:g}, "
+        f"seed {chosen.seed}"
+    )
     pool = [each for each in contestants(job) if chosen.only is None or each.name in chosen.only]
     fill(job, key, pool)
-    rows = with_penalties(kept()[key]["rows"])
+    rows = with_penalties(kept(), key)
     if chosen.json:
         print(json.dumps({"job": key, "best": best(rows), "rows": rows}))
         return
