@@ -208,3 +208,13 @@ def test_the_summary_for_programs_is_json_and_each_figure_has_a_source() -> None
         "chip lost at step 27: mac (rank 2): the process was killed (signal 9)",
         "checkpoint failed at step 27: disk full",
     ]
+
+
+def test_a_lost_chip_is_named_once() -> None:
+    """The launcher's reason is its whole message, which has the chip's name."""
+    reason = "chip 'gpu-a' (rank 0) was lost after step 0: killed by SIGKILL."
+    start, lost, end = failed_start()
+    history = RunHistory.from_events(
+        [start, {**lost, "reason": reason}, end, *Sample(steps=3).events()]
+    )
+    assert history.notices[1].text == reason

@@ -278,7 +278,8 @@ class HistoryBuilder:
             self._say(event, text(event, "reason"), is_problem=True)
         elif name == "chip_lost":
             rank = "" if event.get("rank") is None else f" (rank {event['rank']})"
-            lost = f"{text(event, 'chip')}{rank}: {text(event, 'reason')}"
+            chip, reason = text(event, "chip"), text(event, "reason")
+            lost = reason if f"'{chip}'" in reason else f"{chip}{rank}: {reason}"
             self._say(event, lost, is_problem=True)
 
     def _say(self, event: Event, said: str, *, is_problem: bool = False) -> None:
