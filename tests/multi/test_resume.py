@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
 import json
 import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +21,13 @@ from motley.cluster import Cluster
 from motley.data import PreparedData
 from motley.plan.plan import Plan
 from motley.recipe import Recipe
-from motley.train.checkpoint import checkpoint_path, load_state, newest_whole, read_progress
+from motley.train.checkpoint import (
+    checkpoint_path,
+    load_state,
+    newest_whole,
+    read_progress,
+    why_not_saved,
+)
 from motley.train.folder import RunFolder
 from motley.train.launch import start
 from motley.train.trained import load_model
@@ -147,6 +156,25 @@ def test_a_foreign_checkpoint_is_passed_over(tmp_path: Path) -> None:
     said: list[str] = []
     assert newest_whole(tmp_path, said.append) is None
     assert len(said) == 2
+
+
+class FullDisk(io.RawIOBase):
+    """Takes so many bytes."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def write(self, data: Any, /) -> int:
+        if len(data) > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= len(data)
+        return len(data)
+
+
+def test_pytorchs_words_for_a_full_disk_are_explained() -> None:
+    with pytest.raises((RuntimeError, OSError)) as caught:
+        torch.save({"a": torch.zeros(100_000)}, FullDisk(10_000))
+    assert "as when it is full" in why_not_saved(caught.value), caught.value
 
 
 LIMITED = """

@@ -32,6 +32,8 @@ from motley.train.parameters import StageParameters
 
 WHOLE = "whole.json"
 PARTIAL = ".partial"
+ARCHIVE_CUT_SHORT = ("unexpected pos", "PytorchStreamWriter failed writing")
+"""What PyTorch 2.13 says when its archive was not written to the end."""
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,20 @@ class CheckpointWriter:
         except (Exception, CheckpointException) as cause:
             if self._is_leader:
                 shutil.rmtree(partial, ignore_errors=True)
+            why = why_not_saved(cause)
             raise StorageError(
-                f"the checkpoint of step {progress.step} could not be saved: {_first_line(cause)}.",
+                f"the checkpoint of step {progress.step} could not be saved: {why}.",
                 remedy=f"Free space on the disk of {self._folder}; older checkpoints are whole.",
             ) from cause
         return whole
+
+
+def why_not_saved(cause: BaseException) -> str:
+    """PyTorch's writer of archives names a disk that is full only by the position in the file."""
+    line = _first_line(cause)
+    if any(sign in line for sign in ARCHIVE_CUT_SHORT):
+        return f"the disk did not take the whole file, as when it is full (PyTorch: {line})"
+    return line
 
 
 def _seal(partial: Path, whole: Path, progress: Progress) -> None:
