@@ -44,7 +44,8 @@ class Group:
     @property
     def optimizer_share(self) -> float:
         first = self.runs[0]["flops"]
-        return first["optimizer"] / first["total"]
+        share: float = first["optimizer"] / first["total"]
+        return share
 
 
 def row(group: Group, base: Group) -> dict[str, Any]:

@@ -18,11 +18,10 @@ def check(trial: Trial, statuses: dict[int, int | None]) -> dict[str, Any]:
     view = View(open_store(str(trial.spec.store)), trial.spec.federation)
     view.refresh()
     sealed = view.chain.sealed
-    decided = [
-        (each.update.round, each.update.party)
-        for round_ in sealed
-        for each in (*round_.accepted, *round_.rejected)
-    ]
+    decided: list[tuple[int, str]] = []
+    for round_ in sealed:
+        decided += [(each.update.round, each.update.party) for each in round_.accepted]
+        decided += [(each.update.round, each.update.party) for each in round_.rejected]
     events = {index: events_of(party) for index, party in enumerate(trial.parties)}
     digests: dict[int, set[str]] = {}
     for each in _rounds(events):

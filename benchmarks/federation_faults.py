@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import random
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -132,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

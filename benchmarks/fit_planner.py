@@ -13,7 +13,6 @@ import argparse
 import csv
 import dataclasses
 import math
-import sys
 from pathlib import Path
 
 from motley.chips.constants import Constants
@@ -101,7 +100,7 @@ def loss(table: PublishedTable, rows: list[PublishedRow], constants: Constants) 
         groups.setdefault(source_of(each.row), []).append(min(error, 0.1 + 0.5 * error))
     weights = {name: math.sqrt(len(errors)) for name, errors in groups.items()}
     total = sum(weights[name] * math.fsum(errors) / len(errors) for name, errors in groups.items())
-    distance = sum(
+    distance: float = sum(
         ((getattr(constants, name) - prior) / (high - low)) ** 2
         for name, (prior, low, high) in PRIORS.items()
     )
@@ -154,4 +153,4 @@ def write_held_out(held_out: dict[str, Constants]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

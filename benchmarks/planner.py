@@ -16,7 +16,6 @@ import argparse
 import csv
 import json
 import statistics
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -177,4 +176,4 @@ def write_errors(result: dict[str, Any], table: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -195,7 +195,7 @@ def tracked_bytes(shape: Shape) -> int:
     sys.path.insert(0, str(ROOT / "tests/unit"))
     from tracked_memory import track, track_sharded
 
-    common = {"recompute": shape.recompute, "micro_batches": shape.micro_batches}
+    common: dict[str, Any] = {"recompute": shape.recompute, "micro_batches": shape.micro_batches}
     config = model_named(shape.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
