@@ -27,7 +27,8 @@ from typing import Any
 from motley.cluster import Cluster
 from motley.model.counts import model_counts
 from motley.plan.layout import Layout, Recompute
-from motley.plan.memory.stage import StageMemory, stage_memory
+from motley.plan.memory.peak import StageMemory
+from motley.plan.memory.stage import stage_memory
 from motley.plan.plan import Plan
 from motley.plan.search.build import build_plan
 from motley.plan.search.choices import ReplicaChoice, StageChoice

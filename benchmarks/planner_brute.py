@@ -21,7 +21,7 @@ from motley.plan.layout import Layout
 from motley.plan.search.blocks import Names
 from motley.plan.search.choices import ReplicaChoice, StageChoice
 from motley.plan.search.evaluate import Evaluator, ReplicaTimes
-from motley.plan.search.tables import kept_by
+from motley.plan.search.laid import kept_by
 from motley.plan.simulate import cluster_evaluator
 from motley.plan.space import Space, layouts
 from motley.plan.timing.schedule import Schedule

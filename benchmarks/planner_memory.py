@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 from motley.errors import MotleyError
 from motley.model.named import model_named
 from motley.plan.layout import Layout
-from motley.plan.memory.stage import StageMemory, stage_memory
+from motley.plan.memory.peak import StageMemory
+from motley.plan.memory.stage import stage_memory
 from motley.plan.published.case import Case, case_of
 from motley.plan.published.memory import case_fits, case_memory
 from motley.plan.published.model import Incomplete

@@ -15,7 +15,8 @@ from motley.plan.layout import Layout, Recompute, Sharding
 from motley.plan.memory.footprint import MARGIN
 from motley.plan.memory.held import held_in_stage, held_parameters
 from motley.plan.memory.layer_memory import layer_memory
-from motley.plan.memory.stage import StageMemory, device_memory, stage_memory
+from motley.plan.memory.peak import StageMemory, device_memory
+from motley.plan.memory.stage import stage_memory
 from motley.plan.stack import (
     DEEPSPEED,
     LLM_FOUNDRY,

@@ -14,7 +14,8 @@ from motley.model.named import model_named
 from motley.model.transformer import Transformer
 from motley.plan.layout import Layout
 from motley.plan.memory.held import held_parameters
-from motley.plan.memory.stage import StageMemory, stage_memory
+from motley.plan.memory.peak import StageMemory
+from motley.plan.memory.stage import stage_memory
 from motley.plan.stack import NANOGPT, TORCHTITAN, Stack
 from motley.units import Precision
 from tracked_memory import Tracked, track, track_sharded

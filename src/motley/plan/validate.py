@@ -7,7 +7,8 @@ from collections import Counter
 from motley.chips.chip import Chip
 from motley.cluster import Cluster
 from motley.errors import NoPlanError, PlanMismatchError, nearest
-from motley.plan.memory.stage import StageMemory, device_memory, stage_memory
+from motley.plan.memory.peak import StageMemory, device_memory
+from motley.plan.memory.stage import stage_memory
 from motley.plan.plan import Plan, Replica, Stage
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.timing.schedule import in_flight_of

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motley.cluster import Cluster
-from motley.plan.memory.stage import StageMemory, device_memory
+from motley.plan.memory.peak import StageMemory, device_memory
 from motley.plan.plan import Plan, Replica, Stage
-from motley.plan.search.tables import kept_by
+from motley.plan.search.laid import kept_by
 from motley.plan.simulate import split_of
 from motley.plan.stack import Stack
 from motley.recipe import Recipe

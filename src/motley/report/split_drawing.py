@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from motley.plan.memory.stage import StageMemory
+from motley.plan.memory.peak import StageMemory
 from motley.plan.plan import Stage
 from motley.recipe import Recipe
 from motley.report.document import legend

@@ -7,10 +7,8 @@ the order of frees is not known the larger figure counts.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 
 from motley.model.config import ModelConfig
@@ -18,9 +16,10 @@ from motley.model.stream import FIRST_INPUT, FIRST_VALUES, carried, stream_width
 from motley.model.table_counts import table_gradient_bytes, table_state_bytes
 from motley.plan.layout import Layout
 from motley.plan.memory import update
-from motley.plan.memory.footprint import MARGIN, context_bytes
+from motley.plan.memory.footprint import context_bytes
 from motley.plan.memory.held import Held, held_in_stage, largest_group
 from motley.plan.memory.layer_memory import Transient, last_exchange, layer_memory
+from motley.plan.memory.peak import StageMemory, StageNeeds
 from motley.plan.memory.state_memory import gradient_bytes, state_bytes, step_bytes
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.timing.sync import BUCKET_BYTES, GRADIENT_BYTES
@@ -31,40 +30,6 @@ ONE_CHIP = Layout()
 
 NVLINK_BYTES_PER_S = 300e9
 """The link inside a node if nothing else is known (NVLink 3)."""
-
-
-@dataclass(frozen=True)
-class StageMemory:
-    """Predicted peak of one stage on each of its chips, by part, in bytes.
-
-    `total_bytes` must fit the chip and has the margin.
-    """
-
-    state_bytes: int
-    """Parameters, gradients and optimizer state."""
-    activation_bytes: int
-    transient_bytes: int
-    buffer_bytes: int
-    context_bytes: int = 0
-    """Outside the framework's allocator: the device's context, communicators."""
-    cached_bytes: int = 0
-    """What a caching allocator holds besides while there is room; not in `total_bytes`."""
-    margin: float = MARGIN
-    """Share added to what is allocated."""
-
-    @property
-    def allocated_bytes(self) -> int:
-        """All tensors at the peak."""
-        return self.state_bytes + self.activation_bytes + self.transient_bytes + self.buffer_bytes
-
-    @property
-    def total_bytes(self) -> int:
-        return math.ceil(self.allocated_bytes * (1 + self.margin)) + self.context_bytes
-
-    @property
-    def reserved_bytes(self) -> int:
-        """What the allocator would show as reserved on a chip with room."""
-        return self.total_bytes - self.context_bytes + self.cached_bytes
 
 
 @dataclass(frozen=True)
@@ -98,61 +63,69 @@ def stage_memory(
     micro-batch. `link_bytes_per_s` is that between the group's chips. The update is that of
     `recipe`, or AdamW's.
     """
+    needs = stage_needs(
+        config,
+        sequence_length,
+        precision,
+        layers,
+        layout=layout,
+        stack=stack,
+        accumulates=accumulates,
+        link_bytes_per_s=link_bytes_per_s,
+        recipe=recipe,
+    )
+    return needs.peak(num_in_flight, layout.member_samples(micro_batch_size))
+
+
+def stage_needs(
+    config: ModelConfig,
+    sequence_length: int,
+    precision: Precision,
+    layers: tuple[int, int],
+    *,
+    layout: Layout,
+    stack: Stack,
+    accumulates: bool = True,
+    link_bytes_per_s: float = NVLINK_BYTES_PER_S,
+    recipe: Recipe | None = None,
+) -> StageNeeds:
+    """What `stage_memory` follows from, whatever the micro-batches and their number."""
     first, last = layers
     sums = _sums(config, sequence_length, precision, first, last, layout, stack)
-    samples = layout.member_samples(micro_batch_size)
-    in_pipeline = first > 0 or last < config.num_layers
-    activations = num_in_flight * samples * sums.kept_bytes
-    moment = max(each.of(samples) for each in sums.transients)
-    end = last_exchange(config, sequence_length, precision, layers, layout, stack)
     taken = step_bytes(sums.held, layout, stack)
     if recipe:
         taken += update.step_bytes(recipe, first, last)
-    after = max(taken, end.of(samples))
     moments = update.moment_bytes(recipe, first, last) if recipe else update.MOMENT_BYTES
-    state = state_bytes(sums.held, precision, layout, moments)
     gradients = gradient_bytes(sums.held, layout, stack)
-    if accumulates or stack.footprint.gradients_stay:
-        state += gradients
-    else:
-        after += gradients
-    if first == 0:
-        in_step = recipe.tokens_per_step if recipe else samples * sequence_length
-        state += table_state_bytes(config)
-        state += table_gradient_bytes(config, in_step, samples * sequence_length)
-    buffers = (
-        _edge_bytes(config, sequence_length, layers, samples, layout, stack)
-        + _bucket_bytes(sums, layout, stack)
-        + _root_bytes(config, precision, layers, layout, stack)
-    )
-    passing = max(moment, after - activations)
-    allocated = state + activations + passing + buffers
-    cached = stack.footprint.cached_share * allocated + samples * sums.cached_bytes
-    return StageMemory(
-        state_bytes=math.ceil(state),
-        activation_bytes=math.ceil(activations),
-        transient_bytes=math.ceil(passing),
-        buffer_bytes=math.ceil(buffers),
-        context_bytes=_context_bytes(layout, stack, in_pipeline, link_bytes_per_s),
-        cached_bytes=math.ceil(cached),
+    stays = accumulates or stack.footprint.gradients_stay
+    has_tables = first == 0 and config.tables is not None
+    return StageNeeds(
+        state_bytes=state_bytes(sums.held, precision, layout, moments) + gradients * stays,
+        table_bytes=partial(_table_bytes, config, sequence_length, recipe) if has_tables else None,
+        kept_bytes=sums.kept_bytes,
+        transients=sums.transients,
+        taken_bytes=taken,
+        last_exchange=last_exchange(config, sequence_length, precision, layers, layout, stack),
+        late_gradient_bytes=gradients * (not stays),
+        edge_bytes=_edge_bytes(config, sequence_length, layers, layout, stack),
+        buffer_bytes=_bucket_bytes(sums, layout, stack)
+        + _root_bytes(config, precision, layers, layout, stack),
+        context_bytes=_context_bytes(
+            layout, stack, first > 0 or last < config.num_layers, link_bytes_per_s
+        ),
+        cached_bytes=sums.cached_bytes,
+        cached_share=stack.footprint.cached_share,
         margin=stack.footprint.margin,
     )
 
 
-def device_memory(parts: Sequence[StageMemory]) -> StageMemory:
-    """The peak of chips that hold several (virtual) stages at once.
-
-    One of them runs at a time, so the largest moment counts; the context is there once.
-    """
-    return StageMemory(
-        state_bytes=sum(part.state_bytes for part in parts),
-        activation_bytes=sum(part.activation_bytes for part in parts),
-        transient_bytes=max(part.transient_bytes for part in parts),
-        buffer_bytes=sum(part.buffer_bytes for part in parts),
-        context_bytes=max(part.context_bytes for part in parts),
-        cached_bytes=max(part.cached_bytes for part in parts),
-        margin=max(part.margin for part in parts),
-    )
+def _table_bytes(
+    config: ModelConfig, sequence_length: int, recipe: Recipe | None, samples: int
+) -> float:
+    """Tables in memory and their gradients, with so many samples of a micro-batch on the chip."""
+    at_once = samples * sequence_length
+    in_step = recipe.tokens_per_step if recipe else at_once
+    return table_state_bytes(config) + table_gradient_bytes(config, in_step, at_once)
 
 
 @lru_cache(maxsize=65536)
@@ -221,15 +194,14 @@ def _edge_bytes(
     config: ModelConfig,
     sequence_length: int,
     layers: tuple[int, int],
-    samples: int,
     layout: Layout,
     stack: Stack,
 ) -> float:
-    """Messages from and to the stages before and behind."""
+    """Messages of one sample from and to the stages before and behind."""
     edges = (layers[0] > 0) + (layers[1] < config.num_layers)
     split = layout.tensor if stack.sequence_parallel else 1
     width = stream_width(config)
-    return edges * stack.footprint.edge_bytes * samples * sequence_length * width / split
+    return edges * stack.footprint.edge_bytes * sequence_length * width / split
 
 
 def _bucket_bytes(sums: _Layers, layout: Layout, stack: Stack) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from motley.plan.memory.stage import StageMemory, device_memory, stage_memory
+from motley.plan.memory.peak import StageMemory, device_memory
+from motley.plan.memory.stage import stage_memory
 from motley.plan.published.case import Case
 from motley.plan.published.split import kinds_by_stage, pipeline_of_case
 from motley.plan.timing.schedule import in_flight_of

@@ -17,8 +17,8 @@ from motley.plan.plan import Plan, Replica, Stage
 from motley.plan.search.blocks import Names, single_chips
 from motley.plan.search.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.search.evaluate import Evaluator
+from motley.plan.search.laid import kept_by
 from motley.plan.search.refine import micro_batch_sizes
-from motley.plan.search.tables import kept_by
 from motley.plan.simulate import cluster_evaluator, split_of
 from motley.plan.space import TRAINABLE, Space
 from motley.plan.stack import MOTLEY, Stack

@@ -14,8 +14,8 @@ from itertools import accumulate, pairwise
 from motley.plan.layout import Layout
 from motley.plan.memory.update import directions_bytes, update_flops
 from motley.plan.search.choices import Block, ReplicaChoice, Split, StageChoice
+from motley.plan.search.laid import LayoutTables
 from motley.plan.search.memo import Links, Memo
-from motley.plan.search.tables import StageTables
 from motley.plan.space import TRAINABLE, Space
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.timing.collectives import send_seconds
@@ -73,7 +73,7 @@ class BucketTime:
     """Rank, replica, and the layer that completes the bucket there."""
 
 
-class Evaluator(StageTables):
+class Evaluator(LayoutTables):
     """Time of splits of one recipe over some blocks of chips."""
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from motley.chips.chip import Link
 from motley.plan.layout import Layout
-from motley.plan.memory.stage import StageMemory
+from motley.plan.memory.peak import StageMemory, StageNeeds
 from motley.plan.timing.pipeline import PipelineCost
 from motley.units import Precision
 
@@ -55,6 +55,7 @@ class Memo:
     memory: dict[tuple[Precision, Held, int, int, Layout], StageMemory] = field(
         default_factory=dict
     )
+    stage_needs: dict[tuple[Precision, Held, Layout], StageNeeds] = field(default_factory=dict)
     layouts: dict[tuple[int, Held, int, int, int], Layout | None] = field(default_factory=dict)
     useful: dict[tuple[int, int, int], tuple[Layout, ...]] = field(default_factory=dict)
     parameters: dict[Held, int] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from motley.plan.search.lines import Lines
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Samples = NDArray[np.int32]
 
 NUM_TIMES = 24
 """Times of a grid that are tried at once."""
@@ -54,11 +55,10 @@ class _Grid(NamedTuple):
 
     level: int
     times: Floats
-    alone: Integers
-    """As the only replica."""
-    shared: Integers
-    most: Integers
-    """With any replicas, from every subset of all units (subsets, times)."""
+    shared: Samples
+    """Beside others."""
+    most: Samples
+    """With any replicas, from every subset of some units (subsets, times); 0 for other subsets."""
 
 
 class Partitions:
@@ -76,7 +76,7 @@ class Partitions:
         self.global_batch = global_batch
         self.ideal_s = ideal_s
         self.levels = levels
-        self._known: dict[tuple[int, bool], _Grid] = {}
+        self._known: dict[tuple[Counts, int, bool], _Grid] = {}
         self._radix = np.array(
             [math.prod(t + 1 for t in totals[k + 1 :]) for k in range(len(totals))]
         )
@@ -91,6 +91,10 @@ class Partitions:
     def subsets(self) -> list[Counts]:
         """Every choice of some of the units, by their codes."""
         return [tuple(counts) for counts in product(*(range(total + 1) for total in self.totals))]
+
+    @cached_property
+    def _digits(self) -> Integers:
+        return np.array(self.subsets)
 
     def code(self, used: Counts) -> int:
         """Place among the subsets."""
@@ -107,7 +111,7 @@ class Partitions:
     def _ways(self) -> list[tuple[Integers, Integers]]:
         """For every subset: the sets in it that have one of its first units, and what they leave;
         the last entry leaves that unit out (its set is -1)."""
-        digits = np.array(self.subsets)
+        digits = self._digits
         sets = digits[self.sets]
         found: list[tuple[Integers, Integers]] = [(np.zeros(0, int), np.zeros(0, int))]
         for code, row in enumerate(digits[1:], 1):
@@ -120,47 +124,66 @@ class Partitions:
     @cached_property
     def _smaller(self) -> list[Integers]:
         """For every subset, those with one unit less."""
-        digits = np.array(self.subsets)
-        return [code - self._radix[row > 0] for code, row in enumerate(digits)]
+        return [code - self._radix[row > 0] for code, row in enumerate(self._digits)]
 
-    def _grid(self, times: Floats, level: int) -> _Grid:
-        whole = [
-            np.minimum(
-                np.maximum.reduceat(self.lines.samples(times, each), self._first),
-                self.global_batch,
-            ).astype(np.int64)
-            for each in (None, level)
-        ]
-        nothing = np.zeros((1, len(times)), dtype=np.int64)
-        alone, shared = (np.concatenate([each, nothing]) for each in whole)
-        most = np.zeros((len(self.subsets), len(times)), dtype=np.int64)
-        for code, (inside, left) in enumerate(self._ways):
-            if code:
-                most[code] = (shared[inside] + most[left]).max(axis=0)
-        single = np.zeros_like(most)
+    def _inside(self, units: Counts) -> list[int]:
+        """The subsets of some units, by their codes."""
+        found: list[int] = np.flatnonzero((self._digits <= np.array(units)).all(axis=1)).tolist()
+        return found
+
+    def _grid(self, times: Floats, level: int, units: Counts) -> _Grid:
+        alone, shared = (self._samples(times, each) for each in (None, level))
+        most, single = np.zeros((2, len(self.subsets), len(times)), dtype=np.int32)
         single[self.sets] = alone[:-1]
-        for code, smaller in enumerate(self._smaller):
-            if len(smaller):
-                single[code] = np.maximum(single[code], single[smaller].max(axis=0))
-        return _Grid(level, times, alone, shared, np.maximum(most, single))
+        for code in self._inside(units)[1:]:
+            inside, left = self._ways[code]
+            most[code] = (shared[inside] + most[left]).max(axis=0)
+            smaller = self._smaller[code]
+            np.maximum(single[code], single[smaller].max(axis=0), out=single[code])
+        return _Grid(level, times, shared, np.maximum(most, single))
 
-    def _coarse(self, level: int, *, far: bool = False) -> _Grid:
-        """Times 8 % apart near the ideal one, or all that may matter."""
-        key = (level, far)
+    def _samples(self, times: Floats, level: int | None) -> Samples:
+        """What each set computes by some times (sets, times), and the set of no unit."""
+        best = np.maximum.reduceat(self.lines.samples(times, level), self._first)
+        nothing = np.zeros((1, len(times)))
+        return np.concatenate([np.minimum(best, self.global_batch), nothing]).astype(np.int32)
+
+    def _coarse(self, units: Counts, level: int) -> _Grid:
+        """Times 8 % apart near the ideal one, or if some units need longer all that may matter."""
+        near = self._coarse_grid(units, level, False)
+        if near.most[self.code(units), -1] >= self.global_batch:
+            return near
+        return self._coarse_grid(units, level, True)
+
+    def _coarse_grid(self, units: Counts, level: int, far: bool) -> _Grid:
+        key = (units, level, far)
         if key not in self._known:
             times = self.ideal_s * np.geomspace(1.0, NEAR, NUM_TIMES)
             if far:
                 more = self.ideal_s * np.geomspace(NEAR, HOPELESS, 2 * NUM_TIMES)
                 times = np.concatenate([times, more[1:]])
-            self._known[key] = self._grid(times, level)
+            self._known[key] = self._grid(times, level, units)
         return self._known[key]
+
+    def earliest(self, units: Counts) -> tuple[float, float]:
+        """Between which times some units may compute the batch at best; infinite if they cannot."""
+        coarse = self._coarse(units, self._level(units))
+        reaches = coarse.most[self.code(units)] >= self.global_batch
+        if not reaches[-1]:
+            return float("inf"), float("inf")
+        place = int(reaches.argmax())
+        before_s = coarse.times[place - 1] if place else self.ideal_s / 2
+        return float(before_s), float(coarse.times[place])
+
+    def _level(self, units: Counts) -> int:
+        return int(self.levels.of(np.array([units]))[0])
 
     def first_times(self) -> list[tuple[float, Counts]]:
         """Of every subset that may compute the batch about when, the earliest first."""
         found = []
-        own = self.levels.of(np.array(self.subsets))
+        own = self.levels.of(self._digits)
         for level in np.unique(own).tolist():
-            grid = self._coarse(level, far=True)
+            grid = self._coarse_grid(self.totals, level, True)
             reaches = grid.most >= self.global_batch
             able = np.flatnonzero(reaches[:, -1] & (own == level))
             first = reaches[able].argmax(axis=1)
@@ -175,17 +198,12 @@ class Partitions:
     ) -> list[Promise]:
         """Replicas of some units that may take no longer than `near` times the shortest, or than
         `longest_s`; the most promising first, about the `most` best."""
-        code, level = self.code(units), int(self.levels.of(np.array([units]))[0])
-        coarse = self._coarse(level)
-        if coarse.most[code, -1] < self.global_batch:
-            coarse = self._coarse(level, far=True)
-        reaches = coarse.most[code] >= self.global_batch
-        if not reaches[-1]:
+        code, level = self.code(units), self._level(units)
+        begin, end = self.earliest(units)
+        if end == float("inf"):
             return []
-        place = int(reaches.argmax())
-        begin = coarse.times[place - 1] if place else self.ideal_s / 2
-        end = coarse.times[place] * (near or 1.0)
-        grid = self._grid(np.linspace(begin, max(end, longest_s or 0.0), NUM_TIMES), level)
+        longest = max(end * (near or 1.0), longest_s or 0.0)
+        grid = self._grid(np.linspace(begin, longest, NUM_TIMES), level, units)
         first = int((grid.most[code] >= self.global_batch).argmax())
         last_s = longest_s or grid.times[first] * (near or 1.0)
         last = min(NUM_TIMES - 1, int(np.searchsorted(grid.times, last_s)))

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from motley.plan.search.choices import ReplicaChoice, StageChoice
 from motley.plan.search.effort import cuts_between
+from motley.plan.search.ends import TYPICAL_EXCHANGE, Goals
 from motley.plan.search.evaluate import Evaluator
-from motley.plan.search.pipelines import TYPICAL_EXCHANGE, Goals, PipelineSearch
-from motley.plan.search.stage_arrays import NEVER, StageArrays, StageTimes, late
-
-Floats = NDArray[np.float64]
+from motley.plan.search.pipelines import PipelineSearch
+from motley.plan.search.stage_arrays import NEVER, StageArrays, late
 
 FINE_CUTS = 36
 """Boundaries between layers among which orders are compared."""
@@ -37,11 +36,11 @@ class Rebalancer:
         size, count = replica.micro_batch_size, replica.num_micro_batches
         arrays = self._arrays_for(min(len(stages), count))
         ends: list[NDArray[np.intp]] = []
-        time = shared = work = np.zeros(0)
+        time = shared = work = np.zeros(0, np.float32)
         for position in range(len(stages) - 1, -1, -1):
-            block, kept = stages[position].block, min(len(stages) - position, count)
-            times = StageTimes(*(each[kept - 1] for each in arrays.of(block, size, count)))
-            among = 0.0 if alone else TYPICAL_EXCHANGE
+            block = stages[position].block
+            times = arrays.keeping(block, size, count, len(stages) - position)
+            among = np.float32(0) if alone else TYPICAL_EXCHANGE
             exchange = late(times.exchange + among * times.shared, times.backward, times.last)
             own = times.forward + times.backward
             if position == len(stages) - 1:
@@ -115,7 +114,7 @@ class Reorderer:
             beam=1,
             blocks=kinds,
         )
-        lines = search.run(len(replica.stages))
+        lines = search.run(len(replica.stages), len(replica.stages))
         if lines is None:
             return replica.stages
         whole = lines.take(np.flatnonzero(lines.used.sum(axis=1) == len(replica.stages)))

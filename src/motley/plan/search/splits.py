@@ -13,11 +13,12 @@ from motley.plan.objective import Objective, usd_per_hour
 from motley.plan.search.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.search.classes import BlockClasses, Counts
 from motley.plan.search.effort import cuts_between, effort_for, probes, spread
+from motley.plan.search.ends import TYPICAL_EXCHANGE, Goals
 from motley.plan.search.evaluate import Evaluator
 from motley.plan.search.levels import Levels
 from motley.plan.search.lines import Lines
 from motley.plan.search.partitions import Partitions, Promise
-from motley.plan.search.pipelines import TYPICAL_EXCHANGE, Goals, PipelineSearch
+from motley.plan.search.pipelines import PipelineSearch
 from motley.plan.search.refine import Refiner, micro_batch_sizes
 from motley.plan.search.stage_arrays import StageArrays
 from motley.plan.space import layouts
@@ -30,6 +31,12 @@ NEAR = 1.04
 
 LARGER_HELPS = 0.99
 """Larger micro-batches are tried as long as they take less than this share of a sample's time."""
+
+LEFT_TO_GAIN = 0.1
+"""By which share refining makes a step shorter at most, but for samples that move."""
+
+SAMPLES_MOVED = 1.5
+"""For each chip."""
 
 MOST_SUBSETS = 8
 """Choices of units that are looked into when chips cost money."""
@@ -262,13 +269,14 @@ class SplitSearch:
         longest_s: float | None,
     ) -> list[Promise]:
         """The most promising partitions of any of some choices of units."""
-        most = self.effort.most_partitions
-        found = [
-            promise
-            for units in choices
-            for promise in partitions.promising(units, most, near=near, longest_s=longest_s)
-        ]
-        return sorted(dict.fromkeys(found))[:most]
+        most, found = self.effort.most_partitions, list[Promise]()
+        begins = [(partitions.earliest(units)[0], units) for units in choices]
+        for begin_s, units in sorted(begins):
+            if len(found) == most and begin_s > found[-1].time_s:
+                break
+            more = partitions.promising(units, most, near=near, longest_s=longest_s)
+            found = sorted(dict.fromkeys([*found, *more]))[:most]
+        return found
 
     def _choices_of_units(self, partitions: Partitions) -> list[list[Counts]]:
         """The units to choose from: all or those with faster links between them; if chips cost
@@ -310,7 +318,10 @@ class SplitSearch:
         structures: dict[object, Found] = {}
         for found in ranked:
             structures.setdefault(_structure(found.split), found)
+        best_score = min((found.score for found in ranked), default=0.0)
         for found in list(structures.values())[: effort.most_refined]:
+            if found.score > self._worth_refining * best_score:
+                break
             better = self._simulated(refiner.improve(found.split), exact=True)
             if better is not None:
                 refined[better.split] = better
@@ -327,6 +338,14 @@ class SplitSearch:
         for each in order:
             others.setdefault(_structure(each.split), each)
         return list(others.values())
+
+    @property
+    def _worth_refining(self) -> float:
+        """Up to how much over the best score a split is refined: where micro-batches of all sizes
+        were tried what is left to gain are single samples, which are little of a large batch."""
+        if not self.effort.all_sizes:
+            return float("inf")
+        return 1 + LEFT_TO_GAIN + SAMPLES_MOVED * len(self.classes.cluster.chips) / self.batch
 
     def _alternatives(self, replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
         """Other pipelines over the units of a replica, for its samples."""

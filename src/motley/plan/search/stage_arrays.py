@@ -6,7 +6,7 @@ axis (k) is the number of micro-batches that the stage keeps, from 1 on.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,33 +18,31 @@ from motley.plan.search.stage_memory_arrays import NeedsTable
 from motley.plan.timing.sync import BUCKET_BYTES, GRADIENT_BYTES
 
 Floats = NDArray[np.float64]
-
-Anys = NDArray[Any]
-"""Floats of any width."""
+Singles = NDArray[np.float32]
 
 NEVER = 1e30
 """Seconds that no stage takes; unlike infinity they can be subtracted."""
 
 
 class StageTimes(NamedTuple):
-    """Seconds of one micro-batch, and of what comes once a step (k, i, j)."""
+    """Seconds of one micro-batch, and of what comes once a step (i, j)."""
 
-    forward: Floats
-    backward: Floats
-    exchange: Floats
+    forward: Singles
+    backward: Singles
+    exchange: Singles
     """Of the gradients among the members of the group."""
-    shared: Floats
+    shared: Singles
     """Of the gradients with one other replica."""
-    update: Floats
+    update: Singles
     """Of the optimizer."""
-    last: Floats
+    last: Singles
     """The part of an exchange that begins only when the last gradients are complete."""
 
 
-def late(exchange: Anys, backward: Anys, last: Anys) -> Anys:
+def late(exchange: Singles, backward: Singles, last: Singles) -> Singles:
     """How much longer than its last backward a stage's exchange takes, which begins under it; of
     what is complete only at the end nothing is hidden."""
-    seconds: Anys = np.maximum(exchange - backward, exchange * last)
+    seconds: Singles = np.maximum(exchange - backward, exchange * last)
     return seconds
 
 
@@ -54,10 +52,11 @@ class StageArrays:
     def __init__(self, evaluator: Evaluator, cuts: tuple[int, ...], most_kept: int) -> None:
         self.evaluator = evaluator
         self.cuts = cuts
+        self._cuts = np.array(cuts)
         self.kept = np.arange(1.0, most_kept + 1)
         known = evaluator.memo.needs.get(cuts)
         self.needs = known or evaluator.memo.needs.setdefault(cuts, NeedsTable(evaluator, cuts))
-        self._times: dict[tuple[int, int, int], StageTimes] = {}
+        self._times: dict[tuple[int, int, int], Singles] = {}
         self._behind = np.triu(np.ones((len(cuts), len(cuts)), dtype=bool), 1)
         held = self._held_parameters()
         self.share = held / held[0, -1]
@@ -69,49 +68,48 @@ class StageArrays:
         """Of the whole model's exchange, what begins only when all gradients are complete."""
         return float(self._last[0, -1])
 
-    def of(self, block: int, size: int, count: int) -> StageTimes:
-        """With micro-batches of `size` samples, about `count` of them."""
+    def keeping(self, block: int, size: int, count: int, most_kept: int) -> StageTimes:
+        """Of stages that keep so many micro-batches of `size` samples, or all of about `count`."""
         key = (block, size, self.evaluator.count_weight(block, count))
         found = self._times.get(key)
         if found is None:
             found = self._times[key] = self._work_out(*key)
-        return found
+        return StageTimes(*found[:, min(most_kept, count) - 1])
 
-    def _work_out(self, block: int, size: int, count: int) -> StageTimes:
-        """Every stage in the first of the block's layouts that fits."""
+    def _work_out(self, block: int, size: int, count: int) -> Singles:
+        """Every stage in the first of the block's layouts that fits: the fields, by (k, i, j)."""
         available = self.evaluator.blocks[block].chip.memory_bytes
-        layouts = self.evaluator.useful_layouts(block, size, count)
-        shape = (len(self.kept), *self._behind.shape)
-        times = np.full((6, *shape), NEVER)
-        times[-1] = 0.0
-        left = np.broadcast_to(self._behind, shape).copy()
-        for layout in layouts:
-            now = left & (
-                self.needs.of(self.evaluator, block, size, layout).total(self.kept) <= available
-            )
-            if now.any():
-                laid = self._laid(block, size, layout)
-                for into, value in zip(times, laid, strict=True):
-                    np.copyto(into, value, where=now)
-                left &= ~now
+        shape = (len(self.kept), len(self.needs.typical[0]))
+        times = np.full((len(StageTimes._fields), *shape), NEVER, np.float32)
+        left = np.ones(shape, dtype=bool)
+        for layout in self.evaluator.useful_layouts(block, size, count):
+            needs = self.needs.of(self.evaluator, block, size, layout).total(self.kept)
+            able = left & (needs <= available)
+            np.copyto(times, self._laid(block, size, layout)[:, None], where=able)
+            left &= ~able
             if not left.any():
                 break
-        return StageTimes(*times)
+        found = times[:, :, self.needs.kinds]
+        found[:, :, ~self._behind] = NEVER
+        found[-1] = np.where(found[0] < NEVER, self._last, 0.0)
+        return found
 
-    def _laid(self, block: int, size: int, layout: Layout) -> list[Floats]:
-        """All stages in one layout, fitting or not (i, j)."""
-        evaluator, cuts = self.evaluator, list(self.cuts)
+    def _laid(self, block: int, size: int, layout: Layout) -> Singles:
+        """One stage of each kind in one layout, fitting or not: the fields, by kind."""
+        evaluator, (i, j) = self.evaluator, self.needs.typical
         sums = evaluator.running_sums(block, size, layout)
-        forward, backward = (np.array(each)[cuts] for each in (sums.forward, sums.backward))
+        forward, backward = (np.array(each)[self._cuts] for each in (sums.forward, sums.backward))
         whole = StageChoice(block, 0, evaluator.num_layers)
-        return [
-            forward[None, :] - forward[:, None],
-            backward[None, :] - backward[:, None],
-            evaluator.exchange_seconds(whole, layout) * self.share,
-            evaluator.typical_exchange_seconds(block) * self.share,
-            evaluator.optimizer_seconds(whole, layout) * self.share,
-            self._last,
-        ]
+        share = self.share[i, j]
+        fields = StageTimes(
+            forward=forward[j] - forward[i],
+            backward=backward[j] - backward[i],
+            exchange=evaluator.exchange_seconds(whole, layout) * share,
+            shared=evaluator.typical_exchange_seconds(block) * share,
+            update=evaluator.optimizer_seconds(whole, layout) * share,
+            last=np.zeros_like(share),
+        )
+        return np.array(fields, np.float32)
 
     def _held_parameters(self) -> Floats:
         """Parameters of every stage (i, j); one that two of its layers share counts once."""
@@ -127,9 +125,10 @@ class StageArrays:
 
     def _last_buckets(self) -> Floats:
         """Parameters that a stage exchanges last, by the cut where it begins (i)."""
-        groups, last = self.evaluator.groups, np.zeros(len(self.cuts))
+        groups = sorted(self.evaluator.groups, key=lambda group: min(group.layers))
+        last = np.zeros(len(self.cuts))
         for place, first in enumerate(self.cuts[:-1]):
-            for group in sorted(groups, key=lambda group: min(group.layers)):
+            for group in groups:
                 if max(group.layers) < first:
                     continue
                 total = last[place] + group.num_parameters

@@ -1,8 +1,8 @@
-"""Memory of all stages at once: arrays over the cuts where they begin (i) and end (j).
+"""Memory of all stages at once: arrays over the kinds of stages between some cuts (r).
 
-What a stage needs is linear in the micro-batches that it keeps, up to one maximum, and linear in
-the layers of one kind, but for what Muon's step takes. So a few stages are asked for, and the
-others lie between them.
+Stages that hold as many layers of each kind are of one kind. What a stage needs is linear in the
+micro-batches that it keeps, up to one maximum, and linear in the layers of one kind, but for what
+Muon's step takes. So a few stages are asked for, and the others lie between them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEW = 6
 
 
 class Needs(NamedTuple):
-    """Bytes on each chip of a stage, by cuts (i, j)."""
+    """Bytes on each chip of a stage (r)."""
 
     always: Floats
     """State, buffers and context."""
@@ -39,8 +39,8 @@ class Needs(NamedTuple):
     """Only behind the last pass, when the activations are gone."""
 
     def total(self, num_in_flight: Floats) -> Floats:
-        """For some numbers of micro-batches in flight (k): an array (k, i, j)."""
-        kept = num_in_flight[:, None, None] * self.kept
+        """For some numbers of micro-batches in flight (k): an array (k, r)."""
+        kept = num_in_flight[:, None] * self.kept
         return self.always + kept + np.maximum(self.moment, self.after - kept)
 
 
@@ -49,19 +49,24 @@ class NeedsTable:
 
     def __init__(self, tables: StageTables, cuts: Sequence[int]) -> None:
         self._ranges: list[tuple[int, int]] = []
-        self._place = np.zeros((len(cuts), len(cuts)), dtype=np.intp)
+        self.kinds = np.zeros((len(cuts), len(cuts)), dtype=np.intp)
+        """Of the stage between two cuts (i, j); wrong where j is not behind i."""
         known: dict[object, int] = {}
+        typical: list[tuple[int, int]] = []
         for i, first in enumerate(cuts):
             for j in range(i + 1, len(cuts)):
-                place = known.setdefault(tables.held(first, cuts[j]), len(known))
-                if place == len(self._ranges):
+                kind = known.setdefault(tables.held(first, cuts[j]), len(known))
+                if kind == len(typical):
+                    typical.append((i, j))
                     self._ranges.append((first, cuts[j]))
-                self._place[i, j] = place
+                self.kinds[i, j] = kind
+        self.typical = tuple(np.array(typical, dtype=np.intp).T)
+        """The cuts (i, j) of one stage of each kind."""
         self._lines = _lines([tables.held(*each) for each in self._ranges])
         self._known: dict[tuple[object, int, Layout], Needs] = {}
 
     def of(self, tables: StageTables, block: int, size: int, layout: Layout) -> Needs:
-        """In one layout, with micro-batches of `size` samples; wrong where j is not behind i."""
+        """In one layout, with micro-batches of `size` samples."""
         key = (tables.blocks[block].chip.precision, size, layout)
         found = self._known.get(key)
         if found is None:
@@ -79,7 +84,7 @@ class NeedsTable:
             at = [self._length(place) for place in asked]
             for part, column in enumerate(zip(*values, strict=True)):
                 parts[part, line] = np.interp(lengths, at, column)
-        return Needs(*parts[:, self._place])
+        return Needs(*parts)
 
     def _length(self, place: int) -> int:
         first, last = self._ranges[place]

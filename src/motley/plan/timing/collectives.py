@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from motley.chips.chip import Link
@@ -102,13 +103,23 @@ def reached_share(
     """Share of the link's bandwidth that messages get."""
     if not _is_quoted(link):
         return 1.0
-    if _SOCKETS.search(link.kind):
-        return constants.socket_share
-    if _STAGED.search(link.kind):
-        return constants.staged_share
-    if between_nodes or _NETWORKS.search(link.kind):
+    name = _share_of(link.kind)
+    if between_nodes and name not in ("socket_share", "staged_share"):
         return constants.network_share
-    return constants.pcie_share if link.kind.startswith("PCIe") else constants.link_share
+    share: float = getattr(constants, name)
+    return share
+
+
+@lru_cache(maxsize=256)
+def _share_of(kind: str) -> str:
+    """Which of the constants is the share that messages get of such a link."""
+    if _SOCKETS.search(kind):
+        return "socket_share"
+    if _STAGED.search(kind):
+        return "staged_share"
+    if _NETWORKS.search(kind):
+        return "network_share"
+    return "pcie_share" if kind.startswith("PCIe") else "link_share"
 
 
 def tensor_spread(spread: Spread, tensor: int) -> Spread:

@@ -1,0 +1,245 @@
+"""The ends of pipelines: what a stage before some others makes of them.
+
+For a given number m of micro-batches the time from any stage on is max(m x its own work, its work +
+the time behind it), with half of what it waits for a message of the next one. Scores of all ways to
+go on behind a stage are worked out at once, and the other figures for the best ones alone.
+
+Axes: t types of blocks, s sets of units, b rank among the best, g goals, i the cut where a stage
+begins, j where it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.plan.search.choices import StageChoice
+from motley.plan.search.evaluate import Evaluator
+from motley.plan.search.stage_arrays import NEVER, StageArrays, late
+
+Floats = NDArray[np.float32]
+"""Estimates: what is chosen is simulated in double precision."""
+Indices = NDArray[np.intp]
+
+TYPICAL_EXCHANGE = np.float32(4 / 3)
+"""Weight of the gradients' exchange among three replicas, 2(n-1)/n."""
+
+CACHED = 30_000
+"""Figures of one array that are worked on at once."""
+
+SCORE, TIME, ALONE, TRIP, PERIOD, WORK, SHARED = range(7)
+"""Of the ends of pipelines: what is made small; until the last backward; until the exchange among
+the members of groups; of one micro-batch, in the schedule with the least waiting; of each further
+one; of the first stage; until the exchange with other replicas, over links of the first level, and
+then of each other one."""
+
+BLOCK, CUT, SET, RANK, LAST = range(5)
+"""Of the first stage: its type of block and the cut where it ends; which end follows; and the type
+of block of the last stage."""
+
+
+class Goals(NamedTuple):
+    """What pipelines of one micro-batch size are built for."""
+
+    micro_batch_size: int
+    pairs: tuple[tuple[int, bool], ...]
+    """Numbers of micro-batches, and whether other replicas exchange gradients too."""
+    least: int = 1
+    """Samples that do not fit into one of the next smaller size."""
+
+
+class Level(NamedTuple):
+    """The best ends of pipelines with as many stages."""
+
+    sets: NDArray[np.int64]
+    """Units of each class (s, classes)."""
+    values: Floats
+    """By field and (s, b, g, i)."""
+    links: Indices
+    """Likewise."""
+
+
+class Stages(NamedTuple):
+    """Seconds of a stage in some place of the pipeline, by (t, g, i, j)."""
+
+    forward: Floats
+    backward: Floats
+    exchange: Floats
+    shared: Floats
+    update: Floats
+    last: Floats
+
+    @classmethod
+    def of(
+        cls, arrays: StageArrays, blocks: Sequence[int], goals: Goals, num_stages: int
+    ) -> Stages:
+        """Of the first of `num_stages` stages on each of the blocks."""
+        size = goals.micro_batch_size
+        found = np.array(
+            [
+                [arrays.keeping(block, size, count, num_stages) for count, _ in goals.pairs]
+                for block in blocks
+            ]
+        )
+        return cls._make(np.moveaxis(found, 2, 0))
+
+    def able(self) -> list[int]:
+        """Types of blocks on which any such stage fits."""
+        able: list[int] = np.flatnonzero(self.forward.min(axis=(1, 2, 3)) < NEVER).tolist()
+        return able
+
+
+class Ways(NamedTuple):
+    """The best ways to go on behind a stage, by (s, b, g, i)."""
+
+    score: Floats
+    code: Indices
+    """The stage's type of block, then the set, rank and cut of the end that follows."""
+
+
+class Ends:
+    """The recurrence for the goals of one micro-batch size."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        blocks: Sequence[int],
+        arrays: StageArrays,
+        goals: Goals,
+        *,
+        beam: int,
+        levels: Sequence[float],
+    ) -> None:
+        """`levels` are the seconds of an exchange of all gradients with one other replica, if not
+        over the block's own best link."""
+        self.beam = beam
+        self.counts = np.array([count for count, _ in goals.pairs], np.float32)[:, None]
+        self.among = np.array([among for _, among in goals.pairs])[:, None]
+        self.num_cuts = len(arrays.cuts)
+        self.share = arrays.share.astype(np.float32)
+        typical = [evaluator.typical_exchange_seconds(block) for block in blocks]
+        self.shared = np.maximum(np.array(levels)[:, None], typical).astype(np.float32)
+        size = goals.micro_batch_size
+        delayed = [_delayed(evaluator, block, goals) for block in blocks]
+        self.undelayed = (1 - np.array(delayed)).astype(np.float32)
+        one_way = [[sum(evaluator.edge_seconds(a, b, size)) for b in blocks] for a in blocks]
+        self.one_way = np.array(one_way, np.float32)
+
+    def last(self, stages: Stages, blocks: Sequence[int]) -> tuple[Floats, Indices]:
+        """Values and links of the last stage on each of the blocks, in their order."""
+        kept = Stages._make(each[list(blocks)][..., -1] for each in stages)
+        work = kept.forward + kept.backward
+        time = self.counts * work
+        share = TYPICAL_EXCHANGE * self.share[:, -1] * self.shared[:, blocks][:, :, None, None]
+        alone = time + late(kept.exchange, kept.backward, kept.last)
+        shared = time + late(kept.exchange + share, kept.backward, kept.last)
+        score = np.where(self.among, shared[0], alone)
+        trip = work * self.undelayed[blocks][:, None, None]
+        values = np.stack([score, time, alone, trip, work, work, *shared])[:, :, None]
+        links = np.zeros((5, *values.shape[1:]), dtype=np.intp)
+        links[BLOCK] = links[LAST] = np.array(blocks)[:, None, None, None]
+        links[CUT] = self.num_cuts - 1
+        return values, links
+
+    def ways(self, block: int, stages: Stages, level: Level, sources: Indices) -> Ways:
+        """To go on behind a stage on this block, with the ends of some sets."""
+        own = self._own(block, stages)
+        behind = self._behind(block, level, sources)
+        chunk = max(1, CACHED // (own[0].size * behind[0].shape[3]))
+        parts = [
+            self._best(own, [each[first : first + chunk] for each in behind])
+            for first in range(0, len(sources), chunk)
+        ]
+        score, place = (np.concatenate(each) for each in zip(*parts, strict=True))
+        rank, cut = np.divmod(place, self.num_cuts)
+        source = sources[:, None, None, None]
+        shape = (len(self.one_way), *level.values.shape[1:3], self.num_cuts)
+        return Ways(
+            score, np.ravel_multi_index((np.full_like(cut, block), source, rank, cut), shape)
+        )
+
+    def _own(self, block: int, stages: Stages) -> list[Floats]:
+        """What the stage adds to each part of the score (g, i, b, j)."""
+        forward, backward, exchange, shared, _, last = (each[block] for each in stages)
+        counts, among = self.counts[:, :, None], self.among[:, :, None]
+        tail = late(exchange + TYPICAL_EXCHANGE * among * shared, backward, last)
+        work = forward + backward
+        parts = [counts * work + tail, counts / 2 * work + tail, work + tail, forward]
+        return [each[:, :, None, :] for each in parts]
+
+    def _behind(self, block: int, level: Level, sources: Indices) -> list[Floats]:
+        """What the ends add to all but the first (s, g, i, b, j)."""
+        rest, head = level.values[:, sources], level.links[BLOCK, sources]
+        one_way = self.one_way[block][head]
+        exchanged = np.where(self.among, rest[SHARED], rest[ALONE])
+        parts = [
+            self.counts * (one_way + rest[WORK] / 2),
+            2 * one_way + rest[TIME],
+            one_way + exchanged,
+        ]
+        return [np.moveaxis(each, 1, 2)[:, :, None].copy() for each in parts]
+
+    def _best(self, own: list[Floats], behind: list[Floats]) -> tuple[Floats, Indices]:
+        """The smallest scores, and their places among ranks and cuts (s, b, g, i)."""
+        score = own[1] + behind[0]
+        np.maximum(score, own[0], out=score)
+        part = own[2] + behind[1]
+        np.maximum(score, part, out=score)
+        np.add(own[3], behind[2], out=part)
+        np.maximum(score, part, out=score)
+        flat = score.reshape(*score.shape[:3], -1)
+        best = smallest(flat, 3, self.beam)
+        lowest = np.take_along_axis(flat, best, axis=3)
+        return np.moveaxis(lowest, 3, 1), np.moveaxis(best, 3, 1)
+
+    def grown(self, ways: Ways, stages: Stages, level: Level) -> tuple[Floats, Indices]:
+        """Values and links of the ends to which the ways lead."""
+        shape = (len(self.one_way), *level.values.shape[1:3], self.num_cuts)
+        block, source, rank, cut = np.unravel_index(ways.code, shape)
+        g, i = np.arange(len(self.counts))[:, None], np.arange(self.num_cuts)
+        after = level.values[:, source, rank, g, cut]
+        links = level.links[:, source, rank, g, cut]
+        one_way = self.one_way[block, links[BLOCK]]
+        forward, backward, exchange, _, _, last = (each[block, g, i, cut] for each in stages)
+        work = forward + backward
+        longest = np.maximum(work, one_way + (work + after[WORK]) / 2)
+        time = np.maximum(self.counts * longest, work + 2 * one_way + after[TIME])
+        ahead = forward + one_way
+        shared = exchange + TYPICAL_EXCHANGE * self.share[i, cut] * self.shared[:, block]
+        values = np.stack(
+            [
+                ways.score,
+                time,
+                np.maximum(time + late(exchange, backward, last), ahead + after[ALONE]),
+                work * self.undelayed[block] + 2 * one_way + after[TRIP],
+                np.maximum(longest, after[PERIOD]),
+                work,
+                *np.maximum(time + late(shared, backward, last), ahead + after[SHARED:]),
+            ]
+        )
+        values[:, ways.score >= NEVER] = NEVER
+        return values, np.stack([block, cut, source, rank, links[LAST]])
+
+
+def _delayed(evaluator: Evaluator, block: int, goals: Goals) -> float:
+    """The part of a stage's work that a zero-bubble schedule does while it would wait: the
+    gradients of the parameters (arXiv 2401.10241)."""
+    if "zero-bubble" not in evaluator.space.schedules:
+        return 0.0
+    whole, size = StageChoice(block, 0, evaluator.num_layers), goals.micro_batch_size
+    layout = evaluator.useful_layouts(block, size, goals.pairs[0][0])[0]
+    work = sum(evaluator.pass_seconds(whole, size, layout))
+    return evaluator.weight_seconds(whole, size, layout) / work
+
+
+def smallest(values: Floats, axis: int, count: int) -> Indices:
+    """Places of the smallest values along an axis, the first of equal ones first."""
+    if count == 1:
+        first: Indices = np.argmin(values, axis=axis, keepdims=True)
+        return first
+    order = np.argsort(values, axis=axis, kind="stable")
+    found: Indices = np.take(order, range(min(count, values.shape[axis])), axis=axis)
+    return found
