@@ -16,6 +16,7 @@ from motley.plan.search.choices import ReplicaChoice, StageChoice
 from motley.recipe import Recipe, parse_recipe
 from motley.train.folder import RunFolder, create_run_folder
 from motley.train.launch import start
+from motley.train.selection import select
 from motley.units import Precision
 
 SMALL: dict[str, Any] = {
@@ -37,7 +38,7 @@ def recipe(**changes: dict[str, Any]) -> Recipe:
     """The small recipe with sections changed."""
     table = {key: dict(value) if isinstance(value, dict) else value for key, value in SMALL.items()}
     for section, values in changes.items():
-        table[section] = {**table[section], **values}
+        table[section] = {**table.get(section, {}), **values}
     return parse_recipe(table)
 
 
@@ -92,6 +93,8 @@ def make_run(
     """A run folder that is ready to start."""
     folder = create_run_folder(path)
     folder.write(recipe, cluster, plan, data.folder)
+    if recipe.selection is not None:
+        folder.write_selection(select(recipe, data, lambda text: None))
     return folder
 
 

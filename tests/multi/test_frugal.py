@@ -47,6 +47,7 @@ FRUGAL = {
         "tail_average_share": 0.7,
     },
     "checkpoint": {"every_steps": 7},
+    "selection": {"keep_share": 0.5, "layers": 1, "width": 16, "heads": 1},
 }
 
 
@@ -66,6 +67,8 @@ def test_unlike_plans_and_a_resume_between_them_train_alike(tmp_path: Path) -> N
     mixed.write(recipe, *two_replicas(recipe), mixed.data_folder())
     start(mixed).finish()
     assert jobs.events(mixed, "run_started")[1]["resumed_from"] == 7
+    said = [event["text"] for event in jobs.events(mixed, "message")]
+    assert said.count("Training on 134 selected samples of the text.") == 2
     losses, expected = jobs.losses(mixed), jobs.losses(alone)
     assert losses[1] == pytest.approx(expected[1], rel=1e-5)
     assert losses == pytest.approx(expected, rel=1e-4)

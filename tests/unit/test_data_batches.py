@@ -51,6 +51,18 @@ def test_each_epoch_visits_every_sample_once(seed: int, epoch: int, num_samples:
     assert sorted(order) == list(range(num_samples))
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**40), kept=st.sets(st.integers(0, 99), min_size=1))
+def test_an_epoch_of_kept_samples_visits_each_of_them_once(seed: int, kept: set[int]) -> None:
+    numbers = np.array(sorted(kept), dtype="<u4")
+    stream = TokenStream((), (1001,), VOCAB_SIZE, 1001, 1)
+    source = SampleSource(stream, sequence_length=10, seed=seed, kept=numbers)
+    assert source.num_samples == len(kept)
+    for epoch in range(2):
+        start = epoch * len(kept)
+        assert sorted(source.sample(start + n) for n in range(len(kept))) == sorted(kept)
+
+
 def test_large_epoch_is_a_bijection() -> None:
     num_samples = 50_021
     order = {sample_index(3, position, num_samples) for position in range(num_samples)}

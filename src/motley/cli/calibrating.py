@@ -61,7 +61,7 @@ def run(
 def _short_run(
     recipe: Recipe, cluster_file: Path | None, steps: int, *, as_json: bool
 ) -> RunFolder:
-    """Some steps of the recipe, without its checkpoints and validations in between."""
+    """Some steps of the recipe, without its checkpoints, validations and selection of samples."""
     from motley.cli.training import watch
     from motley.train.launch import start
 
@@ -71,6 +71,7 @@ def _short_run(
         schedule=dataclasses.replace(recipe.schedule, steps=steps),
         validation=dataclasses.replace(recipe.validation, every_steps=steps),
         checkpoint=dataclasses.replace(recipe.checkpoint, every_steps=steps),
+        selection=None,
     )
     cluster = cluster_for(cluster_file)
     folder, _ = new_run(short, cluster, None, next_run_path(short.name), say)

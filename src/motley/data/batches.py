@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def sample_index(seed: int, position: int, num_samples: int) -> int:
             return index
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SampleSource:
     """The samples of a stream; sample i covers the tokens [i * L, i * L + L]."""
 
@@ -66,6 +67,9 @@ class SampleSource:
     """Fixes the order; None is the order of the stream, once, without repeats."""
     limit: int | None = None
     """Only the stream's first `limit` samples, if set."""
+    kept: NDArray[np.integer[Any]] | None = None
+    """Only these samples of the stream, by number, if set; they take the place of all in the
+    order."""
 
     def __post_init__(self) -> None:
         if self.sequence_length < 1 or (self.limit is not None and self.limit < 1):
@@ -73,7 +77,9 @@ class SampleSource:
 
     @property
     def num_samples(self) -> int:
-        """Samples of one epoch; the last one may be shorter than L."""
+        """Samples of one epoch; the stream's last one may be shorter than L."""
+        if self.kept is not None:
+            return len(self.kept)
         whole = -(-(self.stream.num_tokens - 1) // self.sequence_length)
         return whole if self.limit is None else min(whole, self.limit)
 
@@ -86,7 +92,7 @@ class SampleSource:
         inputs = np.zeros(shape, dtype=np.int64)
         targets = np.full(shape, IGNORE_INDEX, dtype=np.int64)
         for row, position in enumerate(positions):
-            sample = self._sample(position)
+            sample = self.sample(position)
             length = self._length(sample)
             tokens = self.stream.read(sample * self.sequence_length, length + 1)
             inputs[row, :length] = tokens[:-1]
@@ -95,14 +101,17 @@ class SampleSource:
 
     def num_targets(self, positions: Sequence[int]) -> int:
         """Targets of `positions` that the loss counts, without reading a token."""
-        return sum(self._length(self._sample(position)) for position in positions)
+        return sum(self._length(self.sample(position)) for position in positions)
 
-    def _sample(self, position: int) -> int:
+    def sample(self, position: int) -> int:
+        """The number of the sample at a position."""
         if self.seed is not None:
-            return sample_index(self.seed, position, self.num_samples)
-        if not 0 <= position < self.num_samples:
+            index = sample_index(self.seed, position, self.num_samples)
+        elif 0 <= position < self.num_samples:
+            index = position
+        else:
             raise IndexError(f"sample {position} of {self.num_samples}")
-        return position
+        return index if self.kept is None else int(self.kept[index])
 
     def _length(self, sample: int) -> int:
         start = sample * self.sequence_length

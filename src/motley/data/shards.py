@@ -13,9 +13,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.data.cache import temporary_folder
 from motley.data.corpus import (
     Document,
     Split,
@@ -47,7 +46,7 @@ from motley.data.prepared import (
 )
 from motley.data.streams import SHARD_TOKENS, ShardWriter, TokenStream, token_dtype
 from motley.data.tokenizer import Tokenizer, load_tokenizer, token_bytes, train_tokenizer
-from motley.errors import CorpusError, StorageError, TokenizerError
+from motley.errors import CorpusError, TokenizerError
 from motley.units import percent, si, size
 
 __all__ = ["PreparedData", "TokenStream", "prepare"]
@@ -58,9 +57,6 @@ TOKENIZER_TRAINING_BYTES = 8 << 20
 _PIECE_CHARS = 64 << 10
 _BATCH_BYTES = 4 << 20
 """Text that is tokenized at once, which bounds the memory."""
-_TEMPORARY = ".partial-"
-_ABANDONED_S = 24 * 3600
-"""Age at which a temporary folder is taken to be left over from a process that was killed."""
 
 
 def prepare(
@@ -92,7 +88,7 @@ def prepare(
         return found
     split = choose_split(files, held_out_share)
     _report_split(files, split, report)
-    with _temporary_folder(cache) as folder:
+    with temporary_folder(cache, "the token shards") as folder:
         tokenizer = given or train_on_corpus(files, split, held_out_share, vocab_size, report)
         job = _Job(folder, files, tokenizer, split, held_out_share, shard_tokens)
         _write_folder(job, key, source_digest, report)
@@ -128,35 +124,6 @@ def _find(cache: Path, key: str, report: Report) -> PreparedData | None:
         report(f"{problem} It is removed and made again.")
         shutil.rmtree(folder, ignore_errors=True)
     return None
-
-
-@contextmanager
-def _temporary_folder(cache: Path) -> Iterator[Path]:
-    """A new folder in `cache`, gone afterwards unless renamed; `StorageError` if it cannot be
-    written."""
-    folder = cache / f"{_TEMPORARY}{secrets.token_hex(8)}"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(cache)
-        folder.mkdir()
-        yield folder
-    except OSError as cause:
-        raise StorageError(
-            f"{cache}: the token shards cannot be written: {cause.strerror or cause}.",
-            remedy="Free some disk space, or name a cache folder on another disk.",
-        ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_abandoned(cache: Path) -> None:
-    for folder in cache.glob(f"{_TEMPORARY}*"):
-        try:
-            is_abandoned = time.time() - folder.stat().st_mtime > _ABANDONED_S
-        except FileNotFoundError:
-            continue
-        if is_abandoned:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def train_on_corpus(

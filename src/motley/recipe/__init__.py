@@ -10,6 +10,7 @@ from motley.recipe.optimizer import OptimizerConfig
 from motley.recipe.read import load_recipe, parse_recipe
 from motley.recipe.recipe import Recipe
 from motley.recipe.schedule import ScheduleConfig
+from motley.recipe.selection import SelectionConfig
 from motley.recipe.upkeep import CheckpointConfig, ValidationConfig
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "OptimizerConfig",
     "Recipe",
     "ScheduleConfig",
+    "SelectionConfig",
     "ValidationConfig",
     "load_recipe",
     "parse_recipe",

@@ -41,3 +41,11 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"model.lookahead_weight: sequences of {shortest} tokens hold no token after the next; "
             "lower schedule.sequence_warmup or raise batch.sequence_length"
         )
+    selection, samples = recipe.selection, recipe.batch.global_batch
+    if selection is not None and selection.candidates is not None:
+        kept = selection.keep_share * selection.candidates
+        if kept < samples:
+            yield (
+                f"selection.candidates: {kept:.4g} kept samples are fewer than the {samples} of a "
+                "step (batch.global_batch); raise it, or leave it out"
+            )

@@ -16,6 +16,7 @@ from motley.recipe.exclusions import require_compatible
 from motley.recipe.growth import GrowthConfig
 from motley.recipe.optimizer import OptimizerConfig
 from motley.recipe.schedule import ScheduleConfig
+from motley.recipe.selection import SelectionConfig
 from motley.recipe.upkeep import CheckpointConfig, ValidationConfig
 from motley.schema import as_table
 
@@ -32,6 +33,7 @@ class Recipe:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     growth: GrowthConfig | None = None
+    selection: SelectionConfig | None = None
 
     def __post_init__(self) -> None:
         is_file_name = Path(self.name).name == self.name and self.name.isprintable()

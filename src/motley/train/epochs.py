@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from motley.optim.curriculum import samples_before
+from motley.optim.selection import num_kept
 from motley.recipe import Recipe
 from motley.units import si
 
@@ -18,13 +19,17 @@ def epochs_of(recipe: Recipe, num_tokens: int) -> float:
 
 
 def epochs_message(recipe: Recipe, num_tokens: int) -> str:
-    """What to say of a schedule that is longer than the text; empty if it is not."""
+    """What to say of a schedule that is longer than the text, or than what a selection keeps of it;
+    empty if it is not."""
+    if recipe.selection is not None:
+        num_tokens = min(num_tokens, num_kept(recipe) * recipe.batch.sequence_length)
     epochs = epochs_of(recipe, num_tokens)
     if epochs <= 1:
         return ""
     passed = recipe.batch.sequence_length * samples_before(recipe, recipe.schedule.steps)
+    data = "data" if recipe.selection is None else "data that the selection keeps"
     said = (
-        f"The schedule is longer than the data: {si(passed)} tokens in {recipe.schedule.steps} "
+        f"The schedule is longer than the {data}: {si(passed)} tokens in {recipe.schedule.steps} "
         f"steps are {epochs:.3g} epochs of {si(num_tokens)} tokens."
     )
     if epochs <= MANY_EPOCHS:

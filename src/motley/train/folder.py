@@ -2,6 +2,7 @@
 
 recipe.json  cluster.json  plan.json   what is run, resolved; each resume rewrites plan.json
 data.json                              where the token shards lie
+selection/                             which samples of them are trained on, if the recipe selects
 events.jsonl                           what happened, one event a line
 checkpoints/                           training state
 logs/  failures/                       output of the processes; the cause if one failed
@@ -11,13 +12,14 @@ stop                                   there while the run was asked to stop
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from motley.chips.chip import Chip
 from motley.cluster import Cluster, parse_cluster
+from motley.data.selected import Selected
 from motley.errors import RunFolderError, StorageError
 from motley.plan.plan import Plan, load_plan
 from motley.recipe import Recipe, parse_recipe
@@ -42,6 +44,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def selection(self) -> Path:
+        return self.path / "selection"
 
     @property
     def logs(self) -> Path:
@@ -94,6 +100,16 @@ class RunFolder:
                 remedy="Free space there or name another folder with --run.",
             ) from None
 
+    def write_selection(self, selected: Selected) -> None:
+        """Copies a selection into the run; `StorageError` if the disk does not take it."""
+        try:
+            selected.copy_to(self.selection)
+        except OSError as cause:
+            raise StorageError(
+                f"{self.selection} cannot be written: {cause}.",
+                remedy="Free space there or name another folder with --run.",
+            ) from None
+
     def _read(self, name: str) -> dict[str, Any]:
         try:
             table = json.loads((self.path / name).read_text(encoding="utf-8"))
@@ -105,6 +121,11 @@ class RunFolder:
         if not isinstance(table, dict):
             raise RunFolderError(f"{self.path / name} does not hold a table.")
         return table
+
+
+def resume_command(path: Path) -> str:
+    """What goes on with the run of that folder, ready for a shell."""
+    return shlex.join(["motley", "train", "--resume", str(path)])
 
 
 def check_free(path: Path) -> None:
@@ -123,11 +144,6 @@ def create_run_folder(path: Path) -> RunFolder:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as cause:
         raise RunFolderError(f"{path} cannot be made: {cause}.") from None
-def resume_command(path: Path) -> str:
-    """What goes on with the run of that folder, ready for a shell."""
-    return shlex.join(["motley", "train", "--resume", str(path)])
-
-
     return RunFolder(path)
 
 

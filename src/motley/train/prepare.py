@@ -8,7 +8,8 @@ from pathlib import Path
 
 from motley.cluster import Cluster, check_devices
 from motley.data import PreparedData, prepare
-from motley.errors import MotleyError, NoPlanError
+from motley.data.selected import Selected
+from motley.errors import CorpusError, MotleyError, NoPlanError
 from motley.model import trainable
 from motley.plan.plan import Plan
 from motley.plan.search.search import search
@@ -17,6 +18,7 @@ from motley.recipe import Recipe
 from motley.train.epochs import epochs_message
 from motley.train.folder import RunFolder, check_free, create_run_folder, open_run_folder
 from motley.train.launch import lost_chips
+from motley.train.samples import selected_samples
 
 Report = Callable[[str], None]
 
@@ -80,8 +82,11 @@ def new_run(
 
         recipe = resolved_growth(recipe, prepared.tokenizer.digest)
     plan = _settle(plan, recipe, cluster, report)
+    selected = _selected(recipe, prepared, report)
     folder = create_run_folder(path)
     folder.write(recipe, cluster, plan, prepared.folder)
+    if selected is not None:
+        folder.write_selection(selected)
     return folder, plan
 
 
@@ -91,7 +96,8 @@ def resume_run(
     """An existing run, planned anew for the given cluster or for the chips that it has left."""
     folder = open_run_folder(path)
     recipe, old = folder.recipe(), folder.cluster()
-    data_folder = _data_again(folder, report)
+    data = _data_again(folder, report)
+    _selection_again(folder, data, report)
     if cluster is None:
         lost = lost_chips(folder) & {chip.name for chip in old.chips}
         cluster = old.without(lost)
@@ -102,17 +108,38 @@ def resume_run(
             raise NoPlanError("all chips of the run are lost.", remedy="Name others: --cluster.")
     unchanged = cluster.digest == old.digest and plan is None
     plan = folder.plan() if unchanged else _settle(plan, recipe, cluster, report)
-    folder.write(recipe, cluster, plan, data_folder)
+    folder.write(recipe, cluster, plan, data.folder)
     return folder, plan
 
 
-def _data_again(folder: RunFolder, report: Report) -> Path:
+def _data_again(folder: RunFolder, report: Report) -> PreparedData:
     """The run's own token shards; made again if they are gone. Loading checks that they fit."""
     try:
-        return PreparedData.load(folder.data_folder()).folder
+        return PreparedData.load(folder.data_folder())
     except MotleyError as gone:
         report(f"{gone.message} Preparing the text again.")
-        return prepare_data(folder.recipe(), report)[1].folder
+        return prepare_data(folder.recipe(), report)[1]
+
+
+def _selected(recipe: Recipe, data: PreparedData, report: Report) -> Selected | None:
+    """The samples to train on, if the recipe selects them."""
+    if recipe.selection is None:
+        return None
+    from motley.train.selection import select
+
+    return select(recipe, data, report)
+
+
+def _selection_again(folder: RunFolder, data: PreparedData, report: Report) -> None:
+    """Makes the run's selection again if it is gone or does not fit the data."""
+    recipe = folder.recipe()
+    try:
+        selected_samples(folder.selection, recipe, data)
+    except CorpusError as gone:
+        report(f"{gone.message} Selecting the samples again.")
+        selected = _selected(recipe, data, report)
+        assert selected is not None
+        folder.write_selection(selected)
 
 
 def _settle(plan: Plan | None, recipe: Recipe, cluster: Cluster, report: Report) -> Plan:

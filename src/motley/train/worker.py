@@ -18,7 +18,7 @@ import torch.distributed as dist
 from motley import kernels
 from motley.chips.chip import Chip
 from motley.chips.host import keep_freed_memory
-from motley.data import PreparedData, SampleSource, evaluation_samples, unigram_entropy
+from motley.data import PreparedData, evaluation_samples, unigram_entropy
 from motley.errors import CheckpointError
 from motley.train.assemble import PEER_TIMEOUT, Groups, build_engine
 from motley.train.checkpoint import (
@@ -35,6 +35,7 @@ from motley.train.growth import load_grown
 from motley.train.journal import Journal
 from motley.train.loop import Training
 from motley.train.orphan import follow_parent
+from motley.train.samples import training_samples
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def run_rank(folder: RunFolder, rank: int, chip: Chip, course_of: CourseOf) -> N
     dist.init_process_group("gloo", timeout=PEER_TIMEOUT)
     recipe, cluster, plan = folder.recipe(), folder.cluster(), folder.plan()
     data = PreparedData.load(folder.data_folder())
+    samples = training_samples(folder.selection, recipe, data)
     engine, groups = build_engine(recipe, cluster, plan, rank)
     journal = Journal.open(folder, plan) if rank == 0 else None
     if journal:
@@ -88,6 +90,8 @@ def run_rank(folder: RunFolder, rank: int, chip: Chip, course_of: CourseOf) -> N
         journal.message(f"Token frequencies alone would give a validation loss of {entropy:.2f}.")
         if kernels_message:
             journal.message(kernels_message)
+        if samples.kept is not None:
+            journal.message(f"Training on {samples.num_samples} selected samples of the text.")
     first_step = _restore(engine, groups, folder, data.tokenizer.digest, journal)
     length = recipe.batch.sequence_length
     training = Training(
@@ -98,7 +102,7 @@ def run_rank(folder: RunFolder, rank: int, chip: Chip, course_of: CourseOf) -> N
             folder.checkpoints, recipe.checkpoint.keep, groups.checkpoint, is_leader=rank == 0
         ),
         journal=journal,
-        samples=SampleSource(data.train, length, recipe.seed),
+        samples=samples,
         held_out=evaluation_samples(data.held_out, length, recipe.validation.max_samples),
         token_bytes=torch.from_numpy(data.token_bytes),
         tokenizer_digest=data.tokenizer.digest,
