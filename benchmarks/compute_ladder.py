@@ -55,6 +55,17 @@ class Size:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Small:
+    """The shallower run that a rung grows from, with the rung's keys but for these."""
+
+    layers: Mapping[str, int]
+    """By size; the size's own are a multiple."""
+    share: float
+    """Of the rung's horizon."""
+    set: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rung(Variant):
     loop: Loop = "motley"
     seeds: int | None = None
@@ -63,6 +74,8 @@ class Rung(Variant):
     """Horizons to anneal at, as shares of the size's."""
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Changes for a size "S", a text "prose" or both "S prose"; rungs after keep them."""
+    small: Small | None = None
+    """Of a rung that begins as a shallower run, stacked (`[growth]`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +131,7 @@ class Spec:
     """Of the whole horizon, of which `share` is run."""
     changes: Mapping[str, Any]
     loop: Loop = "motley"
+    small: Small | None = None
 
     @property
     def label(self) -> str:
@@ -155,7 +169,7 @@ def rung_specs(
             for share in rung.shares:
                 yield Spec(
                     rung=rung.name, size=size, corpus=corpus, seed=seed, share=share,
-                    horizon_tokens=tokens, changes=changes, loop=rung.loop,
+                    horizon_tokens=tokens, changes=changes, loop=rung.loop, small=rung.small,
                 )  # fmt: skip
 
 
@@ -191,6 +205,17 @@ def without_specs(
                 rung=f"{name} without {part}", size=size, corpus=corpus, seed=seed,
                 share=min(rung.shares), horizon_tokens=tokens, changes=base | dict(changes),
             )  # fmt: skip
+
+
+def small_of(spec: Spec) -> Spec | None:
+    """The shallower run that a run grows from; None if it begins anew."""
+    small = spec.small
+    if small is None:
+        return None
+    return dataclasses.replace(
+        spec, rung=f"{spec.rung}, small", share=spec.share * small.share, small=None,
+        changes={**spec.changes, **small.set, "model.layers": small.layers[spec.size]},
+    )  # fmt: skip
 
 
 def recipe_of(spec: Spec, sizes: Mapping[str, Size]) -> Recipe:

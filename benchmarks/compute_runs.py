@@ -18,25 +18,36 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import commit, one_chip, prepared
+import torch
+
+from common import commit, one_chip, prepared, say
 from compute_corpora import PINNED
-from compute_ladder import Loop, Size, Spec, recipe_of
+from compute_ladder import Loop, Size, Spec, recipe_of, small_of
 from compute_worker import RESULT
 from motley.chips.host import cpu_name, memory
 from motley.cluster import Cluster
 from motley.data import PreparedData
+from motley.data.selected import Selected
 from motley.errors import MotleyError
 from motley.events import EventLog
 from motley.model.counts import model_counts
 from motley.optim.flops import optimizer_flops, training_flops
 from motley.plan.search.search import search
-from motley.recipe import CheckpointConfig, DataConfig, Recipe, ValidationConfig, parse_recipe
+from motley.recipe import (
+    CheckpointConfig,
+    DataConfig,
+    GrowthConfig,
+    Recipe,
+    ValidationConfig,
+    parse_recipe,
+)
 from motley.train.folder import RunFolder
 from motley.train.prepare import cache_folder
+from motley.train.selection import select
 from motley.units import Precision
 
 RESULTS = Path(__file__).parent / "results" / "compute"
@@ -61,8 +72,6 @@ class Host:
     def name(self) -> str:
         if self.device == "cpu":
             return cpu_name() or "unknown CPU"
-        import torch
-
         return torch.cuda.get_device_name(self.device)
 
     def running(self, loop: Loop) -> Host:
@@ -85,6 +94,12 @@ class Prepared:
     host: Host
     """Where it is made, as its loop does it."""
     key: str
+    small: Prepared | None = None
+    """The shallower run that it grows from; the recipe names it by the key of its own recipe."""
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(_place() / self.key)
 
 
 def ready(spec: Spec, sizes: dict[str, Size], host: Host) -> Prepared:
@@ -95,15 +110,23 @@ def ready(spec: Spec, sizes: dict[str, Size], host: Host) -> Prepared:
     data = _texts[recipe.data]
     recipe = recipe.with_vocabulary(data.index.vocab_size)
     host = host.running(spec.loop)
+    shallower = small_of(spec)
+    small = ready(shallower, sizes, host) if shallower else None
+    if small is not None:
+        steps, flops = small.recipe.schedule.steps, training_flops(small.recipe, host.precision)
+        growth = GrowthConfig(run=small.key, steps=steps, flops=flops)
+        recipe = dataclasses.replace(recipe, growth=growth)
     key = key_of(recipe, data.index.source_digest, host.precision, spec.loop)
-    return Prepared(spec, recipe, data, host, key)
+    beside = small and dataclasses.replace(small, key=f"{key}-small")
+    return Prepared(spec, recipe, data, host, key, beside)
 
 
 def key_of(recipe: Recipe, source_digest: str, precision: str, loop: str) -> str:
     """Sixteen hex digits that two runs share if they must give the same figures."""
     data = dataclasses.replace(recipe.data, corpus=DataConfig().corpus)
+    growth = recipe.growth and dataclasses.replace(recipe.growth, flops=None)
     bare = dataclasses.replace(
-        recipe, name="run", data=data,
+        recipe, name="run", data=data, growth=growth,
         validation=ValidationConfig(), checkpoint=CheckpointConfig(),
     )  # fmt: skip
     text = json.dumps([PROTOCOL, source_digest, precision, loop, bare.digest])
@@ -137,21 +160,24 @@ def run(job: Prepared) -> Record | None:
 
     None if another process is at it. Raises `SystemExit` if the training fails.
     """
-    place = cache_folder().parent / "compute" / "runs"
-    place.mkdir(parents=True, exist_ok=True)
-    with _alone(place / f"{job.key}.lock") as is_mine:
+    _place().mkdir(parents=True, exist_ok=True)
+    with _alone(_place() / f"{job.key}.lock") as is_mine:
         if not is_mine:
             return None
         if (done := kept().get(job.key)) is not None:
             return done
-        folder = RunFolder(place / job.key)
-        _train(job, folder)
-        record = _record(job, folder)
+        _train(job)
+        record = _record(job)
         name = f"runs-{job.spec.corpus}-{job.spec.size}.jsonl"
         with EventLog.open(RESULTS / name) as log:
             log.write("run", **record)
-        shutil.rmtree(folder.path)
+        for each in filter(None, (job, job.small)):
+            shutil.rmtree(each.folder.path)
     return record
+
+
+def _place() -> Path:
+    return cache_folder().parent / "compute" / "runs"
 
 
 @contextmanager
@@ -166,10 +192,16 @@ def _alone(path: Path) -> Iterator[bool]:
         yield True
 
 
-def _train(job: Prepared, folder: RunFolder) -> None:
-    cluster = job.host.cluster()
+def _train(job: Prepared) -> None:
+    """To the end, from its newest checkpoint; first what it grows from, unless that is there."""
+    if job.small is not None and not (job.small.folder.path / RESULT).is_file():
+        _train(job.small)
+    recipe, folder, cluster = _located(job), job.folder, job.host.cluster()
     folder.path.mkdir(exist_ok=True)
-    folder.write(job.recipe, cluster, search(job.recipe, cluster), job.data.folder)
+    folder.write(recipe, cluster, search(recipe, cluster), job.data.folder)
+    if recipe.selection is not None:
+        torch.set_num_threads(job.host.threads)
+        folder.write_selection(select(recipe, job.data, say))
     worker = Path(__file__).with_name(WORKERS[job.spec.loop])
     process = subprocess.run(
         [sys.executable, str(worker), str(folder.path), str(job.host.threads)],
@@ -182,9 +214,29 @@ def _train(job: Prepared, folder: RunFolder) -> None:
         raise SystemExit(f"{job.spec.label} failed:\n{process.stderr[-3000:]}")
 
 
-def _record(job: Prepared, folder: RunFolder) -> Record:
-    recipe, spec, host = job.recipe, job.spec, job.host
-    result = json.loads((folder.path / RESULT).read_text())
+def _located(job: Prepared) -> Recipe:
+    """The recipe with the folder of what it grows from."""
+    if job.recipe.growth is None or job.small is None:
+        return job.recipe
+    growth = dataclasses.replace(job.recipe.growth, run=str(job.small.folder.path))
+    return dataclasses.replace(job.recipe, growth=growth)
+
+
+def _result(job: Prepared) -> Record:
+    """What a finished run gave, with the seconds of its selection and of what it grew from in its
+    own."""
+    result: Record = json.loads((job.folder.path / RESULT).read_text())
+    before = [_result(job.small)] if job.small else []
+    if job.recipe.selection is not None:
+        length = job.recipe.batch.sequence_length
+        before.append(asdict(Selected.load(job.folder.selection, job.data, length).index))
+    for key in ("process_s", "wall_s"):
+        result[key] += sum(each[key] for each in before)
+    return result
+
+
+def _record(job: Prepared) -> Record:
+    recipe, spec, host, result = job.recipe, job.spec, job.host, _result(job)
     return {
         "rung": spec.rung,
         "size": spec.size,
