@@ -98,17 +98,15 @@ FLAGS = {
 }
 FEDERATION_FLAGS = {
     "keygen": ["--help", "--json", "--out", "NAME"],
-    "create": [
-        "--group-key", "--help", "--json", "--key", "--member", "--recipe", "--terms", "STORE",
-    ],
+    "create": ["--help", "--json", "--key", "--member", "--recipe", "--terms", "STORE"],
     "admit": ["--fingerprint", "--help", "--json", "--key", "MEMBER", "STORE"],
     "remove": ["--fingerprint", "--help", "--json", "--key", "NAME", "STORE"],
+    "rotate": ["--fingerprint", "--help", "--json", "--key", "STORE"],
     "status": ["--fingerprint", "--help", "--json", "STORE"],
     "ledger": ["--fingerprint", "--help", "--json", "--out", "STORE"],
-    "verify": ["--fingerprint", "--group-key", "--help", "--json", "--ledger", "STORE"],
+    "verify": ["--fingerprint", "--help", "--json", "--key", "--ledger", "STORE"],
     "join": [
-        "--cluster", "--fingerprint", "--group-key", "--help", "--json", "--key", "--run",
-        "RECIPE", "STORE",
+        "--cluster", "--fingerprint", "--help", "--json", "--key", "--run", "RECIPE", "STORE",
     ],
     "simulate": ["--help", "--json", "--local-steps", "--parties", "--rounds", "--store"],
 }  # fmt: skip

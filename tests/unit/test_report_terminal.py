@@ -22,13 +22,13 @@ mix-30m  step 120 of 240  ━━━━━━━━━━━━━━━━━━
 loss 3.0977  █▅▃▂▂▁▁▁▁▁▁▁▁▁▁▁  validation 3.1702 at step 120
 emulated: 29.2 k tokens/s · 2 min 17 s left · 44.2 % of peak · waiting 18.6 %
 
-chip    stage   tokens/s   of peak    peak is   waiting           memory
-────────────────────────────────────────────────────────────────────────
-gpu-a   r0 s0     14.6 k    42.4 %   measured    24.2 %   17.5 of 24 GiB
-gpu-b   r1 s0     7.29 k    48.5 %   measured    18.8 %   10.2 of 12 GiB
-mac     r2 s0     3.65 k    32.8 %     quoted    12.2 %   5.91 of 16 GiB
-old-c   r3 s0     3.65 k    66.3 %   emulated    18.8 %    4.78 of 8 GiB
-old-d   r3 s1     3.65 k    66.3 %   emulated    19.0 %    4.31 of 8 GiB
+chip   stage  tokens/s  of peak   peak is  waiting          memory
+──────────────────────────────────────────────────────────────────
+gpu-a  r0 s0    14.6 k   42.4 %  measured   24.2 %  17.5 of 24 GiB
+gpu-b  r1 s0    7.29 k   48.5 %  measured   18.8 %  10.2 of 12 GiB
+mac    r2 s0    3.65 k   32.8 %    quoted   12.2 %  5.91 of 16 GiB
+old-c  r3 s0    3.65 k   66.3 %  emulated   18.8 %   4.78 of 8 GiB
+old-d  r3 s1    3.65 k   66.3 %  emulated   19.0 %   4.31 of 8 GiB
 """
 
 LIVE_62 = """\
@@ -36,12 +36,12 @@ mix-30m  step 40 of 40  ━━━━━━━━━━━━━━━━━━�
 loss 3.6540  █▇▅▄▄▃▂▂▂▂▁▁▁▁▁▁  validation 3.6798 at step 40
 emulated: 25.6 k tokens/s · 46.6 % of peak · waiting 20.2 %
 
-chip    tokens/s   of peak    peak is   waiting
-───────────────────────────────────────────────
-gpu-a     14.6 k    42.5 %   measured    24.1 %
-gpu-b     7.31 k    48.7 %   measured    18.8 %
-old-c     3.66 k    66.5 %   emulated    18.9 %
-old-d     3.66 k    66.5 %   emulated    18.9 %
+chip   tokens/s  of peak   peak is  waiting
+───────────────────────────────────────────
+gpu-a    14.6 k   42.5 %  measured   24.1 %
+gpu-b    7.31 k   48.7 %  measured   18.8 %
+old-c    3.66 k   66.5 %  emulated   18.9 %
+old-d    3.66 k   66.5 %  emulated   18.9 %
 
 planned again for the chips that are left
 checkpoint failed at step 27: disk full
@@ -66,12 +66,12 @@ time running            1 min 08 s  emulated
 training loss           3.6540      measured
 validation loss         3.6798      measured, 1.475 bits per byte
 
-chip    stage   tokens/s   of peak    peak is   waiting           memory
-────────────────────────────────────────────────────────────────────────
-gpu-a   r0 s0     14.6 k    42.5 %   measured    24.1 %   17.5 of 24 GiB
-gpu-b   r1 s0     7.31 k    48.7 %   measured    18.8 %   10.2 of 12 GiB
-old-c   r3 s0     3.66 k    66.5 %   emulated    18.9 %     4.8 of 8 GiB
-old-d   r3 s1     3.66 k    66.5 %   emulated    18.9 %     4.3 of 8 GiB
+chip   stage  tokens/s  of peak   peak is  waiting          memory
+──────────────────────────────────────────────────────────────────
+gpu-a  r0 s0    14.6 k   42.5 %  measured   24.1 %  17.5 of 24 GiB
+gpu-b  r1 s0    7.31 k   48.7 %  measured   18.8 %  10.2 of 12 GiB
+old-c  r3 s0    3.66 k   66.5 %  emulated   18.9 %    4.8 of 8 GiB
+old-d  r3 s1    3.66 k   66.5 %  emulated   18.9 %    4.3 of 8 GiB
 
 chip lost at step 27: mac (rank 2): the process was killed (signal 9)
 checkpoint failed at step 27: disk full
@@ -115,6 +115,19 @@ def test_live_below_60_columns_is_a_plain_line() -> None:
 
 def test_summary_at_80_columns() -> None:
     assert rendered(summary(RunHistory.from_events(resumed())), 80) == SUMMARY_80
+
+
+def test_memory_of_two_units_is_not_cut_at_80_columns() -> None:
+    events = Sample(steps=3).events()
+    for chip in events[0]["chips"]:
+        chip |= {"name": f"chip-1x-{chip['rank']}", "memory_available_bytes": 2 * 10**9}
+    for event in events:
+        if event["event"] == "step":
+            for rank, chip in enumerate(event["chips"]):
+                chip |= {"name": f"chip-1x-{rank}", "memory_bytes": 8 * 10**7}
+    text = rendered(summary(RunHistory.from_events(events)), 80)
+    assert "76.3 MiB of 1.86 GiB" in text
+    assert "…" not in text
 
 
 @pytest.mark.parametrize("height", [10, 16, 24, 40])

@@ -29,7 +29,7 @@ Column = tuple[str, Callable[[ChipFigures], Cell], int]
 def chip_table(figures: RunFigures, width: int, most_rows: int | None = None) -> Table:
     """A row per chip, with the columns that fit `width`; rows beyond `most_rows` are counted."""
     columns = [column for column in _columns() if width >= column[2]]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for index, (title, _, _) in enumerate(columns):
         is_name = index == 0
         table.add_column(
