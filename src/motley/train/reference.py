@@ -67,7 +67,7 @@ def _backward(model: Transformer, source: SampleSource, positions: range) -> flo
     tokens_bs, targets_bs = _tensors(source, positions)
     model.zero_grad()
     loss = model.loss(tokens_bs, targets_bs) / source.num_targets(positions)
-    loss.backward()
+    torch.autograd.backward(loss)
     return loss.item()
 
 
@@ -75,7 +75,7 @@ def _backward(model: Transformer, source: SampleSource, positions: range) -> flo
 def _losses(model: Transformer, source: SampleSource, positions: range) -> list[float]:
     tokens_bs, targets_bs = _tensors(source, positions)
     hidden_bsw = model.hidden(tokens_bs)
-    rows = zip(hidden_bsw.split(1), targets_bs.split(1), strict=True)
+    rows = zip(torch.split(hidden_bsw, 1), torch.split(targets_bs, 1), strict=True)
     sums = [model.head(hidden_1sw, targets_1s).item() for hidden_1sw, targets_1s in rows]
     counts = (targets_bs != IGNORE_INDEX).sum(1).tolist()
     return [total / count for total, count in zip(sums, counts, strict=True)]
