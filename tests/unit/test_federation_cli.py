@@ -12,8 +12,11 @@ import pytest
 import motley.cli.main as main
 from federation_cases import Clock, Party, finish_round
 from motley.cli.federating import remove
+from motley.data import load_tokenizer
 from motley.errors import TermsError
 from motley.federation.identity import load_identity
+from motley.federation.joining import fetch_tokenizer
+from motley.federation.rounds import Member
 from motley.federation.store import open_store
 from motley.federation.terms import Terms, doubts, load_terms, usual_terms
 from test_cli import RECIPE
@@ -159,6 +162,10 @@ def test_an_encrypted_federation_is_read_with_a_members_key(
     Path("terms.toml").write_text("encrypted = true\n" + TERMS)
     founded(shell)
     shell("verify store --key lab-b.key")
+    member = Member(open_store("store"), load_identity(Path("lab-b.key")))
+    member.check_standing()
+    tokenizer = load_tokenizer(fetch_tokenizer(member, Path("run")))
+    assert tokenizer.digest == member.chain.charter.tokenizer.digest
     assert "only its members can replay them" in shell("verify store", 64)
     stranger = shell("keygen lab-c").strip()
     assert "'lab-c' has not been given the group key" in shell("verify store --key lab-c.key", 64)

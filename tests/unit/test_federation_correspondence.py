@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from federation_cases import Clock, Federation, Forwarding, base_state, federation, terms
+from motley.federation.amending import amend
 from motley.federation.codec import CodecConfig
 from motley.federation.correspondence import Correspondence
 from motley.federation.privacy import epsilon
@@ -90,6 +91,23 @@ def test_rounds_go_on_while_a_snapshot_is_on_its_way() -> None:
     view = View(made.store)
     view.refresh()
     assert 1 in {snapshot.round for snapshot in view.snapshots()}
+
+
+def test_a_rotation_passes_under_way_and_states_are_stored_under_the_key_in_force() -> None:
+    made = federation("a", "b", chosen=terms(snapshot_every=1), encrypted=True)
+    lines = {name: line(made, name) for name in ("a", "b")}
+    amend(View(made.store), made.founder, "rotate")
+    for round_ in range(3):
+        run_round(lines, made.clock, round_)
+        while any(not each.is_flushed() for each in lines.values()):
+            for each in lines.values():
+                each.turn()
+    view = View(made.store)
+    view.refresh()
+    stored = view.snapshots()
+    assert stored
+    assert {snapshot.state.epoch for snapshot in stored} == {1}
+    assert line(made, "a").state.digest() == lines["b"].state.digest()
 
 
 def sparse_terms(**round_terms: object) -> Terms:

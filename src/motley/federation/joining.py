@@ -61,7 +61,7 @@ def join(
     else:
         check_free(path)
         _check_tokenizer(recipe, charter)
-        tokenizer = _fetch_tokenizer(member, path)
+        tokenizer = fetch_tokenizer(member, path)
         data = dataclasses.replace(shared.data, tokenizer=str(tokenizer))
         seed = own_seed(recipe.seed, member.party)
         report(f"Seed {seed}: {recipe.seed} mixed with the party's name, for samples of its own.")
@@ -116,7 +116,7 @@ def _check_tokenizer(recipe: Recipe, charter: Charter) -> None:
         )
 
 
-def _fetch_tokenizer(member: Member, path: Path) -> Path:
+def fetch_tokenizer(member: Member, path: Path) -> Path:
     """The federation's tokenizer, in a file beside the run's folder."""
     named = member.chain.charter.tokenizer
     cipher = member.keyring.cipher(named.bulk.epoch)
