@@ -49,6 +49,17 @@ def test_one_chip_alone_computes_without_a_pause() -> None:
     assert simulation.wait_share[0] == pytest.approx(0.0, abs=1e-9)
 
 
+def test_directions_are_computing_and_no_exchange() -> None:
+    recipe, cluster = make_recipe(), make_cluster([1e9])
+    muon = dataclasses.replace(recipe.optimizer, kind="muon")
+    recipe = dataclasses.replace(recipe, optimizer=muon)
+    plan = build_plan((ReplicaChoice((StageChoice(0, 0, 8),), 3, 16),), recipe, cluster)
+    simulation = simulate(plan, recipe, cluster)
+    assert simulation.exposed_sync_s == pytest.approx(0.0, abs=1e-9)
+    assert simulation.busy_share[0] == pytest.approx(1.0)
+    assert simulation.wait_share[0] == pytest.approx(0.0, abs=1e-9)
+
+
 def test_two_stages_and_one_micro_batch_by_hand() -> None:
     recipe = make_recipe(global_batch=2)
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, tied_head=False))

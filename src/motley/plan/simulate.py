@@ -55,7 +55,8 @@ class Simulation:
     wait_share: tuple[float, ...]
     """Share in which it neither computes nor exchanges gradients."""
     exposed_sync_s: float
-    """Time from the last pass of any rank to the end of the step."""
+    """Time from the last pass of any rank to the end of the step, without that in which Muon's
+    directions are computed."""
 
 
 def simulate(plan: Plan, recipe: Recipe, cluster: Cluster, *, stack: Stack = MOTLEY) -> Simulation:
@@ -84,7 +85,14 @@ def simulate(plan: Plan, recipe: Recipe, cluster: Cluster, *, stack: Stack = MOT
         for bucket, start, end in exchanges
         for rank in buckets[bucket].ranks
     ]
-    return _summarise(spans, step_s, first_rank, recipe.tokens_per_step, times)
+    finding = evaluator.directions_seconds(split)
+    spans += [
+        Span(rank, "optimizer", None, step_s - max(finding), step_s - max(finding) + seconds)
+        for rank, seconds in enumerate(finding)
+        if seconds
+    ]
+    exposed_s = step_s - max(time.finish_s for time in times) - max(finding)
+    return _summarise(spans, step_s, first_rank, recipe.tokens_per_step, exposed_s)
 
 
 def split_of(
@@ -142,7 +150,7 @@ def _action_span(time: ActionTime, first_rank: int) -> Span:
 
 
 def _summarise(
-    spans: list[Span], step_s: float, num_ranks: int, tokens: int, times: list[ReplicaTimes]
+    spans: list[Span], step_s: float, num_ranks: int, tokens: int, exposed_s: float
 ) -> Simulation:
     busy, wait, listed = [], [], []
     for rank in range(num_ranks):
@@ -158,7 +166,7 @@ def _summarise(
         spans=tuple(listed),
         busy_share=tuple(busy),
         wait_share=tuple(wait),
-        exposed_sync_s=step_s - max(time.finish_s for time in times),
+        exposed_sync_s=exposed_s,
     )
 
 

@@ -57,7 +57,8 @@ class Prediction:
 
     step_s: float
     exposed_s: float
-    """From the end of the last pass of any stage to the end of the step."""
+    """From the end of the last pass of any stage to the end of the step, without the time in which
+    Muon's directions are computed: what links alone add."""
     busy_share: tuple[float, ...]
     """Of the step in which each stage computes (passes and optimizer); replica by replica."""
 
@@ -192,11 +193,17 @@ class Evaluator(LayoutTables):
             for each in zip(split, layouts, strict=True)
             for seconds in self._busy_seconds(*each)
         ]
+        finding = self.directions_seconds(split)
         busy = tuple(
             (seconds + directions) / step_s
-            for seconds, (directions, _) in zip(computing, self._directions(split), strict=True)
+            for seconds, directions in zip(computing, finding, strict=True)
         )
-        return Prediction(step_s, step_s - max(time.finish_s for time in times), busy)
+        exposed_s = step_s - max(time.finish_s for time in times) - max(finding)
+        return Prediction(step_s, exposed_s, busy)
+
+    def directions_seconds(self, split: Split) -> list[float]:
+        """In which each stage computes Muon's directions, replica by replica."""
+        return [seconds for seconds, _ in self._directions(split)]
 
     def _busy_seconds(self, replica: ReplicaChoice, layouts: Sequence[Layout]) -> Iterator[float]:
         cost, full = self.pipeline_cost(replica, layouts), replica.num_micro_batches - 1
@@ -214,7 +221,7 @@ class Evaluator(LayoutTables):
         """When all gradients are added up everywhere; `record` receives each bucket's exchange."""
         end = max(time.finish_s for time in times)
         if len(split) == 1 and self._exchanges_nothing(times[0].layouts):
-            return end + self._directions_seconds(split)
+            return end + self._update_seconds(split)
         channel: dict[int, float] = {}
         overlap = self.stack.overlap_data
         for bucket in self.bucket_times(split, [time.layouts for time in times]):
@@ -231,7 +238,7 @@ class Evaluator(LayoutTables):
                 record.append((bucket.index, start, done))
         if overlap and self.stack.exchange_slows:
             end += self._slowdown_seconds(split, times, end)
-        return end + self._directions_seconds(split) + self._rows_exchange_seconds(split)
+        return end + self._update_seconds(split) + self._rows_exchange_seconds(split)
 
     def _rows_exchange_seconds(self, split: Split) -> float:
         """Of memory tables, when all other gradients are added up."""
@@ -276,7 +283,7 @@ class Evaluator(LayoutTables):
             ]
         return known
 
-    def _directions_seconds(self, split: Split) -> float:
+    def _update_seconds(self, split: Split) -> float:
         """In the next step's update: finding the directions, then giving them out."""
         found = self._directions(split)
         seconds, owned = (max(each[place] for each in found) for place in (0, 1))
