@@ -37,7 +37,7 @@ def harness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 def test_what_comes_before_the_training_is_in_the_record(harness: Any) -> None:
     ladder, runs = harness["ladder"], harness["runs"]
     shape = ladder.Size(layers=2, width=32, heads=1, vocab_size=300, horizon_tokens=TOKENS)
-    selection = {"keep_share": 0.5, "layers": 1, "width": 16, "heads": 1, "reference_batch": 2}
+    selection = {"keep_share": 0.5, "layers": 1, "width": 16, "heads": 1, "reference_batch": 1}
     spec = ladder.Spec(
         rung="x", size="XXS", corpus="python", seed=0, share=1.0, horizon_tokens=TOKENS,
         changes={
