@@ -49,7 +49,10 @@ def create(
         Path | None, typer.Option("--terms", help="federation.toml; without it, the defaults.")
     ] = None,
     member: Annotated[
-        list[str] | None, typer.Option("--member", help="NAME:PUBLICKEY, once for each party.")
+        list[str] | None,
+        typer.Option(
+            "--member", metavar="NAME:PUBLICKEY", help="A party and its key; repeat for more."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -58,7 +58,8 @@ def describe(plan: Plan) -> str:
         counts[text] = counts.get(text, 0) + 1
     shown = list(counts)[:MOST_REPLICAS_SHOWN]
     more = len(plan.replicas) - len(shown)
-    return " | ".join(shown) + (f" | {more} more replicas" if more else " samples")
+    rest = f" | {more} more replica{'s' if more > 1 else ''}" if more else " samples"
+    return " | ".join(shown) + rest
 
 
 def lacks(plan: Plan) -> list[tuple[Stage, int]]:
