@@ -31,6 +31,7 @@ from motley.recipe import (
     OptimizerConfig,
     Recipe,
     ScheduleConfig,
+    SelectionConfig,
     ValidationConfig,
     load_recipe,
 )
@@ -54,6 +55,7 @@ SECTIONS: list[tuple[str, str, type]] = [
     ("recipe.md", "[validation]", ValidationConfig),
     ("recipe.md", "[checkpoint]", CheckpointConfig),
     ("recipe.md", "[growth]", GrowthConfig),
+    ("recipe.md", "[selection]", SelectionConfig),
     ("cluster.md", "[[chip]]", Chip),
     ("cluster.md", "[[group]]", Group),
     ("cluster.md", "[[link]]", Link),
