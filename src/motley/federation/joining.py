@@ -89,8 +89,8 @@ def check_recipe(recipe: Recipe, charter: Charter) -> Recipe:
             raise RecipeError(
                 f"the recipe differs from the federation's: "
                 f"{_difference(field.name, mine, shared)}.",
-                remedy="Use the founder's recipe; only [data], [batch].global_batch, [validation], "
-                "[checkpoint], name and seed are a party's own.",
+                remedy="Use the founder's recipe; only [data], [selection], [batch].global_batch, "
+                "[validation], [checkpoint], name and seed are a party's own.",
             )
     return dataclasses.replace(recipe, model=theirs.model)
 
