@@ -26,13 +26,14 @@ from compute_ladder import (
     SWEEP_SEED,
     ComputeLadder,
     Spec,
+    changes_for,
     load,
     rung_specs,
     sweep_specs,
     without_specs,
 )
 from compute_runs import RESULTS, Host, Prepared, Record, kept, ready, run
-from motley.ablation import written
+from motley.ablation import UNSET, written
 from motley.chips.host import num_threads
 from motley.errors import InputError, nearest
 
@@ -121,13 +122,13 @@ def _groups(jobs: Sequence[Prepared]) -> list[Group]:
     return [Group(rung, share, tuple(by.values())) for (rung, share), by in runs.items()]
 
 
-def _sweep_lines(places: Container[tuple[str, str]]) -> list[dict[str, Any]]:
+def _sweep_lines(ladder: ComputeLadder, places: Container[tuple[str, str]]) -> list[dict[str, Any]]:
     """Every finished run that tuned something at these sizes and texts, from the best on."""
     lines = [
         {
             "size": record["size"],
             "corpus": record["corpus"],
-            "rung": f"{record['rung'].split(':')[0]}: {written(record['changes'])}",
+            "rung": _tried(ladder, record),
             "tokens": record["tokens"],
             "bits_per_byte": record["bits_per_byte"],
         }
@@ -135,6 +136,17 @@ def _sweep_lines(places: Container[tuple[str, str]]) -> list[dict[str, Any]]:
         if record["seed"] == SWEEP_SEED and (record["size"], record["corpus"]) in places
     ]
     return sorted(lines, key=lambda line: (line["size"], line["corpus"], line["bits_per_byte"]))
+
+
+def _tried(ladder: ComputeLadder, record: Record) -> str:
+    """A run's rung, and what it changes of the rung as it is today."""
+    rung, changes = record["rung"].split(":")[0], record["changes"]
+    if rung not in {each.name for each in ladder.variant}:
+        return f"{rung}: {written(changes)}"
+    today = changes_for(ladder, rung, record["size"], record["corpus"])
+    other = {key: value for key, value in changes.items() if today.get(key) != value}
+    gone = {key: UNSET for key in today if key not in changes}
+    return f"{rung}: {written(other | gone) or 'as it is'}"
 
 
 def _with_baseline(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Spec]:
@@ -209,7 +221,7 @@ def main() -> None:
     shown = [ready(spec, dict(ladder.size), host) for spec in specs]
     places = dict.fromkeys((spec.size, spec.corpus) for spec in specs)
     found = {f"{size} {text}": results(ladder, shown, size, text) for size, text in places}
-    sweep = _sweep_lines(places)
+    sweep = _sweep_lines(ladder, places)
     if chosen.write:
         write_tables(found, sweep)
     if chosen.json:

@@ -7,7 +7,7 @@ worth.
     rows = compare(outcomes, [BASE, *(variant.name for variant in variants)])
 """
 
-from motley.ablation.changes import changed, parse_changes, written
+from motley.ablation.changes import UNSET, changed, parse_changes, written
 from motley.ablation.compare import Row, compare
 from motley.ablation.ladder import (
     BASE,
@@ -28,6 +28,7 @@ from motley.ablation.statistics import (
 
 __all__ = [
     "BASE",
+    "UNSET",
     "Interval",
     "Outcome",
     "Row",
