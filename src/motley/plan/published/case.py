@@ -21,6 +21,7 @@ from motley.plan.published.rows import PublishedRow
 from motley.plan.published.stack import stack_of
 from motley.plan.published.words import noted, partition_of, recompute_of, sharding_of
 from motley.plan.stack import Stack
+from motley.recipe import BatchConfig
 
 LARGEST_DEFAULT_MICRO_BATCH = 16
 MICRO_BATCHES_PER_STAGE = 6
@@ -90,6 +91,7 @@ def case_of(
     sharding, inside = _sharing(row, tensor, stages, data, hardware.per_node, assumed)
     virtual = 2 if stages > 1 and "interleaved" in row.notes.lower() else 1
     batch, micro_batch = _batches(row, data, stages, virtual, assumed)
+    _require_batch(length, batch)
     per_replica = -(-batch // data)
     return Case(
         config=config,
@@ -111,6 +113,13 @@ def case_of(
         stack=stack,
         assumed=tuple(assumed),
     )
+
+
+def _require_batch(length: int, batch: int) -> None:
+    try:
+        BatchConfig(sequence_length=length, global_batch=batch)
+    except ValueError as cause:
+        raise Incomplete(f"no batch: {cause}") from None
 
 
 def _num_chips(row: PublishedRow, named: Sequence[NamedChip]) -> int:
