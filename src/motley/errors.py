@@ -185,12 +185,13 @@ class PayloadError(FederationError):
         self.reason = reason
 
 
-def not_written(path: Path, cause: OSError) -> StorageError:
-    """The error of a file that the user named and the disk does not take."""
-    return StorageError(
-        f"{path} cannot be written: {cause.strerror or cause}.",
-        remedy="Name a file in a folder that exists, is writable and has some space.",
-    )
+def not_written(
+    path: Path,
+    cause: OSError,
+    remedy: str = "Name a file in a folder that exists, is writable and has some space.",
+) -> StorageError:
+    """The error of a file that the disk does not take; unless said otherwise, the user named it."""
+    return StorageError(f"{path} cannot be written: {cause.strerror or cause}.", remedy=remedy)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -21,6 +21,8 @@ from motley.errors import MotleyError, nearest
 T = TypeVar("T")
 
 _SWITCH = "switch"
+HIGHEST_RATE = 10
+"""Of an optimizer: the largest that any may be given."""
 
 LARGEST_NUMBER = 1e30
 """Nothing that is counted or measured here comes near; TOML's integers have no end."""
@@ -170,6 +172,16 @@ def _describe(value: Any) -> str:
     if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
         return f"a number of {value.bit_length()} bits"
     return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def require_rates(instance: Any, *names: str) -> None:
+    """`ValueError` for the first of these learning rates that is set and not above 0, or so high
+    that nothing trains."""
+    require_positive(instance, *names)
+    for name in names:
+        rate = getattr(instance, name)
+        if rate is not None and rate > HIGHEST_RATE:
+            raise ValueError(f"{name}: {rate} is absurd; above {HIGHEST_RATE} nothing trains")
 
 
 def require_at_most(instance: Any, **most: int) -> None:

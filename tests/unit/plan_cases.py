@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.model.config import ModelConfig
+from motley.plan.layout import Layout
+from motley.plan.memory.stage import stage_memory
 from motley.recipe import BatchConfig, Recipe
 from motley.units import Precision
 
@@ -55,3 +57,16 @@ def make_recipe(
         model=ModelConfig(layers=layers, width=width, heads=4, vocab_size=vocab_size, context=64),
         batch=BatchConfig(sequence_length=64, global_batch=global_batch),
     )
+
+
+def least_memory(recipe: Recipe) -> int:
+    """Bytes of the whole model on one chip, with recompute and one sample at a time."""
+    return stage_memory(
+        recipe.model,
+        recipe.batch.sequence_length,
+        "fp32",
+        (0, recipe.model.num_layers),
+        num_in_flight=1,
+        micro_batch_size=1,
+        layout=Layout(recompute="full"),
+    ).total_bytes

@@ -15,8 +15,6 @@ from motley.cluster import Cluster
 from motley.errors import NoPlanError, RecipeError
 from motley.model.table_config import MemoryTables
 from motley.optim.flops import optimizer_flops
-from motley.plan.layout import Layout
-from motley.plan.memory.stage import stage_memory
 from motley.plan.plan import Plan
 from motley.plan.search.blocks import single_chips
 from motley.plan.search.classes import block_classes
@@ -28,23 +26,10 @@ from motley.plan.simulate import simulate
 from motley.plan.space import ANY
 from motley.plan.validate import validate
 from motley.recipe import OptimizerConfig, Recipe
-from plan_cases import ETHERNET, FAST, ROOMY, make_chip, make_cluster, make_recipe
+from plan_cases import ETHERNET, FAST, ROOMY, least_memory, make_chip, make_cluster, make_recipe
 
 speeds = st.lists(st.sampled_from([1e9, 2e9, 3e9, 5e9, 8e9]), min_size=1, max_size=4)
 links = st.sampled_from([FAST, ETHERNET, Link(bandwidth_bytes_per_s=1e7, latency_s=1e-3)])
-
-
-def least_memory(recipe: Recipe) -> int:
-    """Bytes of the whole model on one chip, with recompute and one sample at a time."""
-    return stage_memory(
-        recipe.model,
-        recipe.batch.sequence_length,
-        "fp32",
-        (0, recipe.model.num_layers),
-        num_in_flight=1,
-        micro_batch_size=1,
-        layout=Layout(recompute="full"),
-    ).total_bytes
 
 
 def efficiency(plan: Plan, recipe: Recipe, cluster: Cluster) -> float:

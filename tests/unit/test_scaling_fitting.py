@@ -9,26 +9,11 @@ import pytest
 from motley.cluster import Cluster
 from motley.plan.advice.fitting import fitted
 from motley.plan.advice.laws import MOST_EPOCHS
-from motley.plan.layout import Layout
-from motley.plan.memory.stage import stage_memory
 from motley.plan.search.search import search
 from motley.recipe import Recipe
-from plan_cases import ROOMY, make_cluster, make_recipe
+from plan_cases import ROOMY, least_memory, make_cluster, make_recipe
 
 HOURS = 1.0
-
-
-def least_memory(recipe: Recipe) -> int:
-    """Bytes of the whole model on one chip, with recompute and one sample at a time."""
-    return stage_memory(
-        recipe.model,
-        recipe.batch.sequence_length,
-        "fp32",
-        (0, recipe.model.num_layers),
-        num_in_flight=1,
-        micro_batch_size=1,
-        layout=Layout(recompute="full"),
-    ).total_bytes
 
 
 def filled(recipe: Recipe, cluster: Cluster) -> float:

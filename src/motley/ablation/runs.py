@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motley.cluster import Cluster
-from motley.errors import DivergedError, MotleyError, RunFolderError, StorageError
+from motley.errors import DivergedError, MotleyError, RunFolderError, not_written
 from motley.events import Event, read_events
 from motley.recipe import GrowthConfig, Recipe
 from motley.train.folder import RunFolder, open_run_folder
@@ -102,7 +102,7 @@ def _keep_diverged(folder: RunFolder, message: str) -> None:
     try:
         path.write_text(f"{message}\n", encoding="utf-8")
     except OSError as cause:
-        raise StorageError(f"{path} cannot be written: {cause}.", remedy="Free space.") from None
+        raise not_written(path, cause, "Free space.") from None
 
 
 def finished(task: Task) -> Outcome | None:

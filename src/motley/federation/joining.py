@@ -18,8 +18,8 @@ from motley.errors import (
     FederationError,
     RecipeError,
     RunFolderError,
-    StorageError,
     TokenizerError,
+    not_written,
 )
 from motley.federation.bulk import read_bulk
 from motley.federation.charter import Charter, SharedRecipe, shared_recipe
@@ -126,7 +126,7 @@ def fetch_tokenizer(member: Member, path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     except OSError as cause:
-        raise StorageError(f"{target} cannot be written: {cause}.", remedy="Free space.") from None
+        raise not_written(target, cause, "Free space.") from None
     if load_tokenizer(target).digest != named.digest:
         raise FederationError(
             "the tokenizer in the store is not the one that the charter names.",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from motley.chips.chip import Link
-from motley.errors import RunFolderError, StorageError
+from motley.errors import RunFolderError, not_written
 from motley.federation.shaped import ShapedStore
 from motley.federation.store import Store, open_store
 from motley.schema import build
@@ -46,7 +46,7 @@ def write_party(run: Path, config: PartyConfig) -> None:
         partial.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
         partial.replace(run / PARTY_FILE)
     except OSError as cause:
-        raise StorageError(f"{run} cannot be written: {cause}.", remedy="Free space.") from None
+        raise not_written(run, cause, "Free space.") from None
 
 
 def read_party(run: Path) -> PartyConfig:

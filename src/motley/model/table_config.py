@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from motley.schema import require_positive
+from motley.schema import require_positive, require_rates
 
 LARGEST_NGRAM = 8
 TABLES = "tables."
@@ -38,13 +38,12 @@ class MemoryTables:
     """Peak root mean square of what an update adds to a row that it changes for the first time."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "rows", "width", "learning_rate")
+        require_positive(self, "rows", "width")
+        require_rates(self, "learning_rate")
         if not self.ngrams and not self.value_blocks:
             raise ValueError("ngrams: name their lengths, such as [2, 3], or name value_blocks")
         _require_ascending("ngrams", self.ngrams, 2, LARGEST_NGRAM)
         _require_ascending("value_blocks", self.value_blocks, 0, None)
-        if self.learning_rate > 10:
-            raise ValueError(f"learning_rate: {self.learning_rate} is absurd; nothing trains")
 
 
 def _require_ascending(name: str, numbers: tuple[int, ...], least: int, most: int | None) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from motley.model.config import ModelConfig
 from motley.model.table_counts import projected_width
-from motley.schema import require_positive, switch
+from motley.schema import require_positive, require_rates, switch
 
 Role = Literal["matrix", "embedding", "head", "vector"]
 """What a parameter is to the optimizer: a matrix of a block, the embeddings (token, with a tied
@@ -70,15 +70,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require_positive(
+            self, "epsilon", "gradient_clip", "orthogonal_iterations", "orthogonal_every"
+        )
+        require_rates(
             self, "learning_rate", "matrix_learning_rate", "embedding_learning_rate",
-            "head_learning_rate", "vector_learning_rate", "epsilon", "gradient_clip",
-            "orthogonal_iterations", "orthogonal_every",
+            "head_learning_rate", "vector_learning_rate",
         )  # fmt: skip
-        for name in ("learning_rate", "matrix_learning_rate", "embedding_learning_rate",
-                     "head_learning_rate", "vector_learning_rate"):  # fmt: skip
-            rate = getattr(self, name)
-            if rate is not None and rate > 10:
-                raise ValueError(f"{name}: {rate} is absurd; above 10 nothing trains")
         for name in ("weight_decay", "matrix_weight_decay", "momentum_warmup_steps"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}: must not be negative, found {getattr(self, name)}")

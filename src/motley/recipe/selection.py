@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from motley.schema import require_positive, switch
+from motley.schema import require_positive, require_rates, switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +34,11 @@ class SelectionConfig:
     def __post_init__(self) -> None:
         require_positive(
             self, "keep_share", "candidates", "layers", "width", "heads", "reference_share",
-            "reference_batch", "learning_rate",
+            "reference_batch",
         )  # fmt: skip
+        require_rates(self, "learning_rate")
         if self.keep_share > 1:
             raise ValueError(f"keep_share: must be above 0 and at most 1, found {self.keep_share}")
-        if self.learning_rate > 10:
-            raise ValueError(
-                f"learning_rate: {self.learning_rate} is absurd; above 10 nothing trains"
-            )
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"heads: {self.heads} heads of an even size do not divide the width {self.width}"

@@ -20,10 +20,11 @@ from typing import Any
 from motley.chips.chip import Chip
 from motley.cluster import Cluster, parse_cluster
 from motley.data.selected import Selected
-from motley.errors import RunFolderError, StorageError
+from motley.errors import RunFolderError, not_written
 from motley.plan.plan import Plan, load_plan
 from motley.recipe import Recipe, parse_recipe
 
+NO_ROOM = "Free space there or name another folder with --run."
 RECIPE = "recipe.json"
 EXIT_CODES = "exit-codes.json"
 """In `failures`: rank to exit code, written when a run fails."""
@@ -95,20 +96,14 @@ class RunFolder:
                 partial.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
                 partial.replace(self.path / name)
         except OSError as cause:
-            raise StorageError(
-                f"{self.path} cannot be written: {cause}.",
-                remedy="Free space there or name another folder with --run.",
-            ) from None
+            raise not_written(self.path, cause, NO_ROOM) from None
 
     def write_selection(self, selected: Selected) -> None:
         """Copies a selection into the run; `StorageError` if the disk does not take it."""
         try:
             selected.copy_to(self.selection)
         except OSError as cause:
-            raise StorageError(
-                f"{self.selection} cannot be written: {cause}.",
-                remedy="Free space there or name another folder with --run.",
-            ) from None
+            raise not_written(self.selection, cause, NO_ROOM) from None
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
