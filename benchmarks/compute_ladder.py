@@ -193,7 +193,7 @@ def sweep_specs(
 def without_specs(
     ladder: ComputeLadder, size: str, corpus: str, seeds: int, horizon: int | None
 ) -> Iterator[Spec]:
-    """The final stack with one part left out, at the stack's shortest horizon."""
+    """The final stack with one part left out, at the stack's longest horizon."""
     if ladder.stack is None:
         return
     tokens = horizon or ladder.size[size].horizon_tokens
@@ -203,7 +203,7 @@ def without_specs(
         for part, changes in ladder.stack.without.items():
             yield Spec(
                 rung=f"{name} without {part}", size=size, corpus=corpus, seed=seed,
-                share=min(rung.shares), horizon_tokens=tokens, changes=base | dict(changes),
+                share=max(rung.shares), horizon_tokens=tokens, changes=base | dict(changes),
             )  # fmt: skip
 
 
