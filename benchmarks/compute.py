@@ -32,6 +32,7 @@ from compute_ladder import (
     sweep_specs,
     without_specs,
 )
+from compute_parts import part_rows, parts_as_text
 from compute_runs import RESULTS, Host, Prepared, Record, kept, ready, run
 from motley.ablation import UNSET, written
 from motley.chips.host import num_threads
@@ -109,7 +110,7 @@ def results(
     groups = _groups(own)
     base = next((g for g in groups if (g.rung, g.share) == (ladder.baseline, 1.0)), None)
     rows = [row(group, base) for group in groups] if base else []
-    return summary(rows, base)
+    return {**summary(rows, base), "parts": part_rows(ladder, groups)}
 
 
 def _groups(jobs: Sequence[Prepared]) -> list[Group]:
@@ -174,6 +175,8 @@ def tables(found: dict[str, dict[str, Any]], sweep: Sequence[dict[str, Any]]) ->
         if target is not None:
             parts.append(f"### {name}: target {target:.4f} bits per byte")
             parts.append(as_text(part["rows"]))
+        if part["parts"]:
+            parts.append(f"### {name}: what each part is worth\n\n{parts_as_text(part['parts'])}")
     if sweep:
         parts.append("### Sweeps, one seed\n")
         parts[-1] += "\n| size, text | run | Mtokens | bits/byte |\n| --- | --- | --- | --- |"

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def harness() -> Any:
     try:
         yield {
             name: importlib.import_module(f"compute_{name}" if name else "compute")
-            for name in ("", "ladder", "runs", "claims", "corpora")
+            for name in ("", "ladder", "runs", "claims", "parts", "corpora")
         }
     finally:
         sys.path.remove(str(BENCHMARKS))
@@ -232,3 +233,31 @@ def test_prose_is_what_stands_under_documentation_without_tags(
     assert found == ["All of it", "one <b>", "two"]
     assert corpora._BLOCKS.split("<p>a</p><P class='x'>b<pre>c") == ["", "a", "", "b<pre>c"]
     assert all(len(digest) == 64 for digest in corpora.PINNED.values())
+
+
+def test_a_part_is_worth_the_flops_that_would_be_needed_without_it(harness: Any) -> None:
+    """A loss of 3 - 0.5 ln(FLOPs) with the part, and 0.1 more without: e^0.2 times the FLOPs."""
+    claims, ladder = harness["claims"], harness["ladder"].load()
+    stack = ladder.stack.rung
+
+    def group(rung: str, flops: float, above: float) -> Any:
+        mean = 3 - 0.5 * math.log(flops) + above
+        return claims.Group(rung, 1 / flops, runs(mean, flops=flops, seconds=1.0))
+
+    part = next(iter(ladder.stack.without))
+    groups = [group(stack, 2.0, 0.0), group(stack, 4.0, 0.0)]
+    groups.append(group(f"{stack} without {part}", 2.0, 0.1))
+    (found,) = harness["parts"].part_rows(ladder, groups)
+    assert found["part"] == part
+    assert found["bits_saved"] == pytest.approx(0.1)
+    assert found["worth"] == pytest.approx([math.exp(0.2)] * 3)
+
+
+def test_a_part_with_one_seed_has_no_worth(harness: Any) -> None:
+    claims, ladder = harness["claims"], harness["ladder"].load()
+    rung = next(each for each in ladder.variant if each.after)
+    one = runs(2.0, flops=1.0, seconds=1.0, count=1)
+    groups = [claims.Group(rung.name, 0.5, one), claims.Group(rung.after, 0.5, one)]
+    (found,) = harness["parts"].part_rows(ladder, groups)
+    assert found["worth"] is None
+    assert "one seed" in harness["parts"].parts_as_text([found])
