@@ -134,7 +134,7 @@ def test_what_the_ladder_does_not_have_is_named(
     assert near in error.value.remedy
 
 
-@pytest.mark.parametrize(("rung", "name"), [("b1", "gpt2-adamw"), ("residuals", "frugal")])
+@pytest.mark.parametrize(("rung", "name"), [("b1", "gpt2-adamw"), ("ngrams", "frugal")])
 def test_the_recipes_are_rungs_of_the_ladder(
     harness: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, rung: str, name: str
 ) -> None:

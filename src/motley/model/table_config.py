@@ -34,8 +34,9 @@ class MemoryTables:
     value_blocks: tuple[int, ...] = ()
     """Blocks, from 0, that add each token's row of the value table to the values of its attention;
     the row has the width of all value heads."""
-    learning_rate: float = 0.005
-    """Peak root mean square of what an update adds to a row that it changes for the first time."""
+    learning_rate: float | None = None
+    """Peak root mean square of what an update adds to a row that it changes for the first time;
+    unset means twice the rate of embeddings (`Recipe.table_rate`)."""
 
     def __post_init__(self) -> None:
         require_positive(self, "rows", "width")

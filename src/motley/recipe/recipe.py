@@ -20,6 +20,9 @@ from motley.recipe.selection import SelectionConfig
 from motley.recipe.upkeep import CheckpointConfig, ValidationConfig
 from motley.schema import as_table
 
+TABLES_OVER_EMBEDDINGS = 2.0
+"""Of rates: the best at size XS, of 0.2 to 8 (`benchmarks/compute.md`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -63,6 +66,17 @@ class Recipe:
     @property
     def tokens_per_step(self) -> int:
         return self.batch.global_batch * self.batch.sequence_length
+
+    @property
+    def table_rate(self) -> float:
+        """Peak learning rate of the memory tables, whose rows are added to embeddings; 0 without
+        any."""
+        tables = self.model.tables
+        if tables is None:
+            return 0.0
+        return tables.learning_rate or TABLES_OVER_EMBEDDINGS * self.optimizer.peak_rate(
+            "embedding"
+        )
 
     def with_vocabulary(self, vocab_size: int) -> Recipe:
         """The recipe with the tokenizer's vocabulary; `RecipeError` if the model fixes another."""

@@ -38,7 +38,6 @@ def build_update(
     A matrix that several ranks hold is orthogonalised by one of them. `groups` has those of all
     ranks that hold the same parameters.
     """
-    tables = recipe.model.tables
     owners, shared = _owners(recipe, cluster, plan)
     names: dict[tuple[tuple[int, ...], int], list[str]] = defaultdict(list)
     for name, holders in shared.items():
@@ -56,7 +55,7 @@ def build_update(
         parameters.masters,
         recipe.optimizer,
         TORCH_DTYPES[products_precision(runtime.chip.precision)],
-        table_rate=tables.learning_rate if tables else 0.0,
+        table_rate=recipe.table_rate,
         owned=frozenset(name for name in held if owners[name] == rank),
         foreign=frozenset(name for name in held if owners[name] != rank),
         exchange=Directions(runtime, rank, parts).exchange,
