@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from motley.report import RunHistory, write_report
+from motley.report.figures import run_figures
 from motley.report.page import page_html
 from report_sample import START, Event, Sample, write_run
 
@@ -57,3 +60,13 @@ def test_what_is_missing_is_unknown() -> None:
     bare: Event = {"event": "federation_round", "time": START + 60, "round": 0}
     html = page_html(RunHistory.from_events(federated(bare, round_event(1, accepted=[{}]))))
     assert "unknown" in html
+
+
+def test_progress_is_in_rounds_as_the_recipes_steps_are_not_the_partys(tmp_path: Path) -> None:
+    started, *rest = federated(round_event(4), round_event(6))
+    history = RunHistory.from_events([{**started, "num_rounds": 40}, *rest])
+    assert history.how_far == "step 9, 7 of 40 rounds"
+    assert (history.done_of, history.num_steps) == ((7, 40), None)
+    remaining_s = run_figures(history).remaining_s
+    assert remaining_s == pytest.approx(33 * 1.0)
+    assert "step 9, 7 of 40 rounds" in page_html(history)

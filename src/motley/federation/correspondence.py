@@ -7,6 +7,7 @@ on its way goes on where it was. What cannot pass (a lost session, a diverged st
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -38,6 +39,11 @@ URGENT_SHARE = 0.4
 
 MOST_RESTARTS = 3
 """A machine on which the state diverges more often is faulty."""
+
+PATIENCE_S = 20.0
+"""A round that lacks updates for so long is told of."""
+MOST_NAMES = 8
+"""In such a message."""
 
 Record = Callable[..., None]
 """Takes the name of an event and its fields."""
@@ -77,6 +83,9 @@ class Correspondence:
         self._pauses: dict[int, float] = {}
         self._sealed_at = time.monotonic()
         self._quorum_since: float | None = None
+        self._alone_since: float | None = None
+        """When this party had given what it could and the quorum was not there; infinite once that
+        was told."""
         self._changed = threading.Condition()
         self._news: News | None = None
         self._failure: BaseException | None = None
@@ -170,6 +179,8 @@ class Correspondence:
         sealed = self._member.advance(self.state.digest(), self._judge, round_=self._round)
         if self._quorum_since is None and self._member.has_quorum:
             self._quorum_since = time.monotonic()
+        if sealed is None:
+            self._tell_of_a_lack()
         if sealed is None or not self._close_round():
             return published
         self._take_in(sealed)
@@ -181,8 +192,26 @@ class Correspondence:
             if self._outbox:
                 return False
             self._open_round = self._round + 1
-            self._quorum_since = None
+            self._quorum_since = self._alone_since = None
             return True
+
+    def _tell_of_a_lack(self) -> None:
+        """Once for a round: who is waited for, when the quorum is long in coming."""
+        if self._member.has_quorum or self._member.own_update() is None:
+            return
+        now = time.monotonic()
+        if self._alone_since is None:
+            self._alone_since = now
+        if now - self._alone_since < PATIENCE_S:
+            return
+        self._alone_since = math.inf
+        number, missing = self._member.lacking()
+        names = ", ".join(missing[:MOST_NAMES]) + (" ..." if len(missing) > MOST_NAMES else "")
+        self._record(
+            "message",
+            text=f"Round {self._round} waits for {number} more "
+            f"{'update' if number == 1 else 'updates'}; none yet from: {names}.",
+        )
 
     def _judge(self, round_: int, candidates: Any) -> list[str]:
         return self.state.judge(round_, candidates, self._loss_of if self._score else None)

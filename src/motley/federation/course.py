@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
 from pathlib import Path
@@ -87,6 +87,8 @@ class Do(IntFlag):
     AGAIN = 4
     """There is more to do before the next step, or to wait for."""
     FINISH = 8
+    STOP = 16
+    """Somebody has asked for it, and what was given out is with the others."""
 
 
 @dataclass
@@ -124,7 +126,9 @@ class PartyCourse(Course):
         *,
         group: dist.ProcessGroup | None = None,
         steps_done: int = 0,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`stop_requested` is asked by rank 0 while nothing is trained, too."""
         self._terms = charter.terms.round
         self._recipe_schedule = charter.recipe.schedule
         self._peak_rate = charter.recipe.optimizer.learning_rate
@@ -132,6 +136,7 @@ class PartyCourse(Course):
         self._model = model
         self._correspondent = correspondent
         self._group = group
+        self._stop_requested = stop_requested
         self._steps_done = steps_done
         self._progress = Progress(0, 0, steps_between(self._terms))
         self._given = False
@@ -140,12 +145,17 @@ class PartyCourse(Course):
         self._sums = _Sums()
         self._steps_per_s: float | None = None
         self._over = False
+        self.is_stopped = False
+
+    @property
+    def num_rounds(self) -> int:
+        return self._num_rounds
 
     def begin(self, step: int) -> int:
         """Catches up with the federation and takes its state; steps go on where they stopped."""
         if self._correspondent:
             self._correspondent.start()
-        self._together(stop=False, may_train=False)
+        self._together(stop=False, may_train=False, may_wait=False)
         self._sums = _Sums()
         told = torch.tensor([max(step, self._steps_done)])
         self._broadcast(told)
@@ -183,13 +193,17 @@ class PartyCourse(Course):
         self._together(stop=result.stop, may_train=True)
         self._sums.paused_s += time.monotonic() - began
 
-    def _together(self, *, stop: bool, may_train: bool) -> None:
-        """What all ranks do between two steps: rank 0 decides, again and again, until it trains."""
+    def _together(self, *, stop: bool, may_train: bool, may_wait: bool = True) -> None:
+        """What all ranks do between two steps: rank 0 decides, again and again, until it trains.
+        `may_wait` is for a round of others, so that a run has begun when it waits for one."""
         to_do = Do.AGAIN
         while Do.AGAIN in to_do:
             told = torch.zeros(4, dtype=torch.int64)
             if self._correspondent:
-                decided = self._decide(self._correspondent, stop=stop, may_train=may_train)
+                asked = stop or self._stop_requested()
+                decided = self._decide(
+                    self._correspondent, stop=asked, may_train=may_train, may_wait=may_wait
+                )
                 where = self._after_news() if Do.TAKE in decided else self._progress
                 told = torch.tensor([int(decided), where.round, where.steps, where.target])
             self._broadcast(told)
@@ -202,19 +216,23 @@ class PartyCourse(Course):
                 may_train = True
             if Do.FINISH in to_do:
                 self._finish()
+            if Do.STOP in to_do:
+                self.is_stopped = True
 
     def _broadcast(self, told: Tensor) -> None:
         if self._model.world_size > 1:
             dist.broadcast(told, src=0, group=self._group)
 
-    def _decide(self, correspondent: Correspondent, *, stop: bool, may_train: bool) -> Do:
+    def _decide(
+        self, correspondent: Correspondent, *, stop: bool, may_train: bool, may_wait: bool
+    ) -> Do:
         if self._progress.round >= self._num_rounds:
             return Do.FINISH if self._flushed(correspondent) else Do.AGAIN
         if may_train and self._may_give(correspondent, stop=stop):
             return Do.GIVE | Do.AGAIN
         if stop:
-            return Do(0) if self._flushed(correspondent) else Do.AGAIN
-        waits = not may_train or self._must_wait()
+            return Do.STOP if self._flushed(correspondent) else Do.AGAIN
+        waits = not may_train or (may_wait and self._must_wait(correspondent))
         news = correspondent.news(LOOK_S if waits and self._news is None else 0.0)
         if news is not None:
             self._news = news.after(self._news)
@@ -231,10 +249,13 @@ class PartyCourse(Course):
             self._news = news.after(self._news)
         return correspondent.is_flushed()
 
-    def _must_wait(self) -> bool:
-        """There is nothing to train for until the round is sealed."""
-        is_last = self._progress.round == self._num_rounds - 1
-        return self._given and (is_last or self._terms.delay_steps == 0)
+    def _must_wait(self, correspondent: Correspondent) -> bool:
+        """There is nothing to train for until the round is sealed: this process, or an earlier one
+        of the party, has given out its work."""
+        round_ = self._progress.round
+        if self._terms.delay_steps > 0 and round_ < self._num_rounds - 1:
+            return False
+        return self._given or not correspondent.takes_work(round_)
 
     def _is_time_to_take(self) -> bool:
         return not self._given or self._progress.steps >= self._terms.delay_steps

@@ -113,9 +113,15 @@ class Member:
     @property
     def has_quorum(self) -> bool:
         """Whether a quorum had published for the open round when it was last looked at."""
-        active = self.chain.membership.is_active
-        published = [party for party in self._open if active(party)]
-        return len(published) >= self.chain.needed_updates(self.chain.membership)
+        return self.lacking()[0] == 0
+
+    def lacking(self) -> tuple[int, list[str]]:
+        """How many updates the open round lacks for a quorum, as last seen in the log, and the
+        active members that have published none."""
+        membership = self.chain.membership
+        missing = [party for party in membership.active() if party not in self._open]
+        published = len(membership.active()) - len(missing)
+        return max(0, self.chain.needed_updates(membership) - published), missing
 
     def own_update(self) -> Update | None:
         """This party's update for the open round, as last seen in the log."""

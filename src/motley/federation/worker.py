@@ -42,6 +42,7 @@ def party_course(rank: Rank) -> Course:
         correspondence(rank, config, rank.journal) if rank.journal else None,
         group=rank.engine.control,
         steps_done=last_step(rank.folder),
+        stop_requested=rank.folder.stop_request.exists,
     )
 
 

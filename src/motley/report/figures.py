@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from motley.report.history import RunHistory, Segment
-from motley.report.records import ChipFacts, ChipStep, Step
+from motley.report.records import ChipFacts, ChipStep, Step, number
 from motley.units import Source, percent, size
 
 
@@ -185,13 +185,26 @@ def _utilisation_of_all(chips: Sequence[ChipFigures], steps: Sequence[Step]) -> 
 
 
 def _remaining_s(history: RunHistory, steps: Sequence[Step], last: int | None) -> float | None:
-    if history.num_steps is None or history.state != "running" or not steps:
+    if history.done_of is None or history.state != "running" or not steps:
         return None
-    left = max(0, history.num_steps - history.last_step)
+    done, whole = history.done_of
+    left = max(0, whole - done)
+    if history.num_rounds is not None:
+        return _rounds_s(history, left, last)
     recent = steps[1:] if last is None else steps[1:][-last:]
     if len(recent) > 1 and recent[-1].time > recent[0].time:
         return left * (recent[-1].time - recent[0].time) / (len(recent) - 1)
     return _positive(left * steps[-1].step_s)
+
+
+def _rounds_s(history: RunHistory, num_rounds: int, last: int | None) -> float | None:
+    """What so many rounds will take, at the pace of the last ones."""
+    recent = history.rounds[-last:] if last else history.rounds
+    if len(recent) < 2:
+        return None
+    first, newest = recent[0], recent[-1]
+    passed = number(newest, "round") - number(first, "round")
+    return _positive(num_rounds * _over(number(newest, "time") - number(first, "time"), passed))
 
 
 def _over(part: float, whole: float) -> float:

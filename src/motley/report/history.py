@@ -7,6 +7,7 @@ the latest. `HistoryBuilder` takes events one by one, which the live view needs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,6 +78,8 @@ class RunHistory:
     """Of the federation that the run takes part in: events, each round once."""
     updates: tuple[Event, ...]
     """What the run has published there."""
+    num_rounds: int | None
+    """Of the federation's whole training, if the run takes part in one and says so."""
     state: State
 
     @classmethod
@@ -111,10 +114,32 @@ class RunHistory:
 
     @property
     def num_steps(self) -> int | None:
-        """Steps that the recipe asks for, if it says."""
+        """Steps that the recipe asks for, if it says; in a federation a party takes its own."""
+        if self.num_rounds is not None:
+            return None
         schedule = self.recipe.get("schedule")
         steps = schedule.get("steps") if isinstance(schedule, Mapping) else None
         return steps if isinstance(steps, int) and steps > 0 else None
+
+    @property
+    def num_rounds_done(self) -> int:
+        """Of the federation; those before the run came to it count."""
+        last = number(self.rounds[-1], "round") if self.rounds else math.nan
+        return int(last) + 1 if math.isfinite(last) else 0
+
+    @property
+    def done_of(self) -> tuple[int, int] | None:
+        """How much is done and how much there is: rounds in a federation, else steps."""
+        if self.num_rounds is not None:
+            return min(self.num_rounds_done, self.num_rounds), self.num_rounds
+        return (self.last_step, self.num_steps) if self.num_steps else None
+
+    @property
+    def how_far(self) -> str:
+        """ "step 120 of 240", or "step 120, 3 of 40 rounds"."""
+        if self.num_rounds is not None:
+            return f"step {self.last_step}, {self.num_rounds_done} of {self.num_rounds} rounds"
+        return f"step {self.last_step}" + (f" of {self.num_steps}" if self.num_steps else "")
 
     @property
     def tokens(self) -> float:
@@ -154,6 +179,7 @@ class HistoryBuilder:
     _notices: list[Notice] = field(default_factory=list)
     _rounds: dict[int, Event] = field(default_factory=dict)
     _updates: list[Event] = field(default_factory=list)
+    _num_rounds: int | None = None
     _state: State = "running"
     _num_events: int = 0
 
@@ -208,6 +234,7 @@ class HistoryBuilder:
             notices=tuple(self._notices),
             rounds=_in_order(self._rounds),
             updates=tuple(self._updates),
+            num_rounds=self._num_rounds,
             state=self._state,
         )
 
@@ -221,6 +248,7 @@ class HistoryBuilder:
         self._run, self._recipe = text(event, "run"), event.get("recipe") or {}
         self._parameters = number(event, "parameters")
         self._flops_per_token = number(event, "flops_per_token")
+        self._num_rounds = event.get("num_rounds") and int(event["num_rounds"])
         self._state = "running"
         chips = tuple(chip_facts(chip) for chip in event.get("chips") or ())
         self._segments.append(

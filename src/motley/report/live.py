@@ -25,7 +25,6 @@ from motley.report.terminal import (
     loss_now,
     notice_text,
     plain_line,
-    progress_text,
     sparkline,
     speed_text,
 )
@@ -86,15 +85,16 @@ def _recent(history: RunHistory) -> list[Notice]:
 
 def _progress(history: RunHistory, width: int) -> RenderableType:
     name = Text(history.run, style="bold", no_wrap=True, overflow="ellipsis")
-    steps = Text(progress_text(history), no_wrap=True)
+    steps = Text(history.how_far, no_wrap=True)
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(max_width=width // 3)
     grid.add_column(no_wrap=True)
-    if not history.num_steps:
+    if history.done_of is None:
         grid.add_row(name, steps)
         return grid
     grid.add_column(ratio=1)
-    bar = ProgressBar(total=history.num_steps, completed=min(history.last_step, history.num_steps))
+    done, whole = history.done_of
+    bar = ProgressBar(total=whole, completed=min(done, whole))
     grid.add_row(name, steps, bar)
     return grid
 

@@ -152,9 +152,8 @@ def _bits(history: RunHistory) -> str:
 
 def _in_short(history: RunHistory) -> str:
     """The run in one line: progress, model, chips."""
-    of = f" of {history.num_steps}" if history.num_steps else ""
     parts = [
-        f"step {history.last_step}{of}",
+        history.how_far,
         shown(history.parameters, lambda count: f"{si(count)} parameters"),
         _model(history),
         plural(len(history.measured_segment.chips), "chip"),

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from motley.report.figures import ChipFigures, RunFigures, TimeSplit, run_figures
 from motley.report.history import RunHistory
-from motley.report.terminal import chip_table, notice_text, progress_text
+from motley.report.terminal import chip_table, notice_text
 from motley.report.words import STATE_WORDS, loss_text, plural, shown
 from motley.units import Source, duration, percent, si
 
@@ -33,7 +33,7 @@ def summary(history: RunHistory) -> RenderableType:
     """The run's figures, its chips, and what went wrong, for a terminal."""
     figures = run_figures(history)
     title = Text.assemble((history.run, "bold"), f"  {STATE_WORDS[history.state]}, ")
-    title.append(f"{progress_text(history)}, {plural(len(figures.chips), 'chip')}")
+    title.append(f"{history.how_far}, {plural(len(figures.chips), 'chip')}")
     parts: list[RenderableType] = [title, Text(), _facts(history, figures)]
     if figures.chips:
         parts += [Text(), _Chips(figures)]
@@ -85,6 +85,7 @@ def summary_dict(history: RunHistory) -> dict[str, Any]:
         "state": history.state,
         "step": history.last_step,
         "num_steps": history.num_steps,
+        "num_rounds": history.num_rounds,
         "parameters": _number(history.parameters),
         "tokens": history.tokens,
         "elapsed_s": _figure(history.elapsed_s, source),

@@ -80,12 +80,6 @@ def memory_text(figures: ChipFigures) -> str:
     return size_of(figures.memory_bytes, figures.chip.memory_available_bytes, "-")
 
 
-def progress_text(history: RunHistory) -> str:
-    """ "step 120 of 240"."""
-    of = f" of {history.num_steps}" if history.num_steps else ""
-    return f"step {history.last_step}{of}"
-
-
 def loss_now(history: RunHistory) -> str:
     return f"loss {loss_text(history.steps[-1].loss)}" if history.steps else "no step yet"
 
@@ -106,7 +100,7 @@ def speed_text(figures: RunFigures) -> str:
 
 def plain_line(history: RunHistory, figures: RunFigures) -> str:
     """The run in one line, for a log or a narrow terminal."""
-    parts = (progress_text(history), loss_now(history), speed_text(figures))
+    parts = (history.how_far, loss_now(history), speed_text(figures))
     return " · ".join(part for part in parts if part)
 
 

@@ -21,6 +21,13 @@ class Course:
     bears_rises: ClassVar[bool] = False
     """Whether others change the weights between steps, so that a loss may rise far and come back:
     only what is not finite is lost then."""
+    is_stopped: bool = False
+    """Whether a stop was asked for while no step was trained, so that none follows."""
+
+    @property
+    def num_rounds(self) -> int | None:
+        """Rounds with others that the training consists of, if its length is theirs to say."""
+        return None
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe

@@ -36,14 +36,16 @@ class Journal:
     def open(cls, folder: RunFolder, plan: Plan) -> Journal:
         return cls(folder, plan, EventLog.open(folder.events))
 
-    def begin(self, engine: Engine, first_step: int) -> None:
-        """The run starts, or goes on after `first_step` updates."""
+    def begin(self, engine: Engine, first_step: int, num_rounds: int | None = None) -> None:
+        """The run starts, or goes on after `first_step` updates; `num_rounds` are those of the
+        federation that it trains in."""
         counts = model_counts(self._recipe.model, self._recipe.batch.sequence_length)
         self._log.write(
             "run_started",
             run=self._folder.path.name,
             recipe=self._recipe.to_dict(),
             resumed_from=first_step or None,
+            num_rounds=num_rounds,
             world_size=self._plan.world_size,
             parameters=counts.parameters,
             flops_per_token=counts.flops_per_token,

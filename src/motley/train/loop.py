@@ -41,11 +41,11 @@ class Training:
         self.engine.watch.bears_rises = self.course.bears_rises
         first_step = self.course.begin(first_step)
         if self.journal:
-            self.journal.begin(self.engine, first_step)
+            self.journal.begin(self.engine, first_step, self.course.num_rounds)
         self._saved_step = first_step
         began = time.monotonic()
         self.engine.align()
-        step, stopped = first_step, False
+        step, stopped = first_step, self.course.is_stopped
         while not stopped and not self.course.is_over(step):
             rate = self.course.learning_rate(step)
             stop = self._stop_requested()
@@ -53,6 +53,7 @@ class Training:
             step, stopped = step + 1, result.stop
             self._record(step, result)
             self.course.after_step(step, result)
+            stopped = stopped or self.course.is_stopped
             if self.course.averages(step):
                 self.engine.live.average.add()
             is_end = stopped or self.course.is_over(step)
