@@ -283,6 +283,22 @@ def test_a_slow_party_with_few_tokens_may_have_moved_little() -> None:
     assert review(payloads, codec, tokens=[6400] * 5).reasons[4] == "outlier"
 
 
+def test_beside_a_party_that_stopped_early_the_other_is_no_outlier() -> None:
+    codec, deltas = codec_of("int8"), honest(2)
+    deltas[0] = {name: tensor / 20 for name, tensor in deltas[0].items()}
+    payloads = encoded(deltas, codec)
+    assert review(payloads, codec, tokens=[320, 6400]).reasons == ["", ""]
+    assert review(payloads, codec, tokens=[6400, 6400]).reasons == ["", "outlier"]
+
+
+def test_stated_tokens_lengthen_the_norm_bound_no_further_than_the_weight() -> None:
+    codec, deltas = codec_of("int8"), honest(5)
+    ratio = DefenceConfig().max_norm_ratio * DefenceConfig().max_weight_ratio
+    deltas[4] = {name: tensor * 2 * ratio for name, tensor in deltas[4].items()}
+    payloads = encoded(deltas, codec)
+    assert review(payloads, codec, tokens=[400] * 4 + [400_000]).reasons[4] == "outlier"
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_parties_that_train_on_their_own_are_no_copies(steps: int) -> None:
     """The first steps from the same start, in which updates are as alike as they ever are."""

@@ -71,7 +71,7 @@ def judge(
     """
     review = _read(payloads, codec, shapes)
     shares = [1] * len(payloads) if tokens is None else tokens
-    _refuse(review, _by_norm(review, shares, defences.max_norm_ratio))
+    _refuse(review, _by_norm(review, shares, defences))
     alive = [index for index, reason in enumerate(review.reasons) if not reason]
     if len(alive) + len(earlier) > 1:
         _refuse_alike(review, alive, payloads, earlier, codec, shapes, aggregate)
@@ -148,20 +148,24 @@ def _refuse(review: Review, reasons: Mapping[int, str]) -> None:
         review.reasons[index] = review.reasons[index] or reason
 
 
-def _by_norm(review: Review, tokens: Sequence[int], ratio: float) -> dict[int, str]:
-    """Far longer than the median, or far shorter than its tokens let expect: who says that it has
-    trained must have moved, but a slow party that has trained little may have moved little."""
+def _by_norm(review: Review, tokens: Sequence[int], defences: DefenceConfig) -> dict[int, str]:
+    """Far longer or far shorter than the median and its tokens let expect: who says that it has
+    trained must have moved, a slow party that has trained little may have moved little, and beside
+    one that was stopped after a step the others have moved far. Tokens lengthen an update's bound
+    no further than they lengthen its weight."""
     alive = [index for index, reason in enumerate(review.reasons) if not reason]
     if not alive:
         return {}
     median = statistics.median_low(review.norms[index] for index in alive)
     usual = statistics.median_low(tokens[index] for index in alive)
-    return {
-        index: "outlier"
-        for index in alive
-        if review.norms[index] > ratio * median
-        or review.norms[index] * ratio < median * min(1.0, tokens[index] / usual)
-    }
+    ratio = defences.max_norm_ratio
+
+    def is_far(index: int) -> bool:
+        norm, share = review.norms[index], tokens[index] / usual
+        longest = ratio * median * min(max(1.0, share), defences.max_weight_ratio)
+        return norm > longest or norm * ratio < median * min(1.0, share)
+
+    return {index: "outlier" for index in alive if is_far(index)}
 
 
 def _refuse_noise(
