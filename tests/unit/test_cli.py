@@ -16,6 +16,7 @@ import pytest
 import typer
 
 import motley.cli.main as main
+from motley.cli.app import app
 from motley.cli.sampling import printable
 from motley.errors import MotleyError, NoPlanError
 
@@ -196,7 +197,7 @@ def flags_of(group: Any) -> dict[str, list[str]]:
 
 
 def test_the_verbs_and_their_flags_are_these() -> None:
-    group: Any = typer.main.get_command(main.app)
+    group: Any = typer.main.get_command(app)
     assert flags_of(group) == FLAGS
     assert tuple(group.commands) == VERBS
     assert flags_of(group.commands["federation"]) == FEDERATION_FLAGS
@@ -387,6 +388,22 @@ def run_with(monkeypatch: pytest.MonkeyPatch, raised: BaseException) -> Any:
     with pytest.raises(SystemExit) as end:
         main.run()
     return end.value.code
+
+
+def test_ctrl_c_while_the_command_is_still_imported_is_no_trace() -> None:
+    code = (
+        "import builtins, sys, motley.cli.main as main\n"
+        "real = builtins.__import__\n"
+        "def interrupted(name, *rest):\n"
+        "    if name == 'typer': raise KeyboardInterrupt\n"
+        "    return real(name, *rest)\n"
+        "builtins.__import__ = interrupted\n"
+        "main.run()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped.\n")
 
 
 def test_ctrl_c_is_code_130_and_no_trace(

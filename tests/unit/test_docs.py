@@ -17,7 +17,7 @@ import typer
 
 from motley.chips.catalog import look_up
 from motley.chips.chip import Chip, Link
-from motley.cli.main import app
+from motley.cli.app import app
 from motley.cluster import Cluster, Group, load_cluster, parse_cluster
 from motley.model.config import LatentAttention, MixtureOfExperts, ModelConfig, RopeScaling
 from motley.model.counts import model_counts

@@ -16,7 +16,7 @@ PACKAGES = sorted(
     f"motley.{path.parent.name}" for path in ROOT.glob("*/__init__.py") if path.stat().st_size
 )
 TORCH_FREE = (
-    "motley.cli.main",
+    "motley.cli.app",
     "motley.cli.planning",
     "motley.cli.reporting",
     "motley.cli.training",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.data.interruptible import fed
 from motley.errors import StorageError, TokenizerError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    fed(lambda given: backend.train_from_iterator(given, trainer), texts)
     backend.encode_special_tokens = True
     return Tokenizer(backend, end_of_text=0)
 
