@@ -105,3 +105,11 @@ def test_public_names_are_sorted_and_there() -> None:
 def test_the_catalog_does_not_import_torch() -> None:
     code = "import sys, motley.chips; motley.chips.catalog(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_unknown_chip_names_some_that_are_known() -> None:
+    with pytest.raises(UnknownChipError) as caught:
+        look_up("nonsense")
+    named = caught.value.remedy.removeprefix("It has ").partition(" and others")[0].split(", ")
+    assert len(named) > 2
+    assert set(named) <= set(catalog())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from obstore.exceptions import GenericError
 
 from motley.chips.chip import Link
 from motley.errors import (
@@ -30,6 +31,7 @@ from motley.federation.store import (
     ObjectStore,
     Store,
     check_put_if_absent,
+    explain,
     memory_store,
     open_store,
 )
@@ -94,9 +96,28 @@ def test_addresses_that_cannot_be_used(tmp_path: Path) -> None:
         (str(tmp_path / "none"), "no such folder"),
         (str(tmp_path / "file"), "is a file"),
         ("s4://bucket", "unknown kind of store 's4'"),
+        ("", "address is empty"),
+        ("s3://", "cannot be opened: "),
     ):
-        with pytest.raises(StoreError, match=message):
-            open_store(url)
+        with pytest.raises(StoreError, match=message) as caught:
+            open_store(url, create=not url)
+        assert "Debug source" not in caught.value.message
+
+
+def test_an_endpoint_that_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+    with pytest.raises(StoreError, match=r"AWS_ENDPOINT_URL is '127\.0\.0\.1:9000'") as caught:
+        open_store("s3://bucket/prefix")
+    assert "http://" in caught.value.remedy
+
+
+@pytest.mark.parametrize("reply", ["server returned 403 Forbidden", "error sending request"])
+def test_who_has_given_no_credentials_is_told_so(reply: str) -> None:
+    cause = GenericError(f"Generic S3 error: PUT http://169.254.169.254/latest/api/token: {reply}")
+    told = explain(cause, "read charter.json", "s3://bucket")
+    assert "no credentials were found" in told.message
+    assert "AWS_ACCESS_KEY_ID" in told.remedy
+    assert not isinstance(told, StoreUnreachableError)
 
 
 def test_a_store_that_nobody_answers_at(monkeypatch: pytest.MonkeyPatch) -> None:

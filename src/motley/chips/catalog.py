@@ -23,6 +23,7 @@ LABELS = frozenset({"year", "pcie_gen", "torch_device"})
 
 _GROUP = re.compile(r"\[([^\]]+)\] (.*?)(?= ; \[|$)")
 _TFLOPS = 1e12
+MOST_EXAMPLES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,5 +141,17 @@ def look_up(name: str) -> CatalogChip:
     hint = nearest(wanted, chips) or nearest(wanted, short_ids)
     raise UnknownChipError(
         f"the catalog has no chip '{name}'.",
-        remedy=hint or "Declare its figures in cluster.toml.",
+        remedy=hint
+        or f"It has {', '.join(_examples(chips))} and others; in a cluster.toml any chip can be "
+        "declared with its figures.",
     )
+
+
+def _examples(chips: Mapping[str, CatalogChip]) -> list[str]:
+    """The newest chip of some vendors: how ids are written."""
+    newest: dict[str, CatalogChip] = {}
+    for chip in chips.values():
+        known = newest.get(chip.vendor)
+        if known is None or (chip.year or 0) > (known.year or 0):
+            newest[chip.vendor] = chip
+    return [chip.id for chip in newest.values()][:MOST_EXAMPLES]

@@ -112,7 +112,10 @@ def load_identity(path: Path) -> Identity:
             f"{path}: no such key file.", remedy="Make one: motley federation keygen NAME."
         ) from None
     except (OSError, ValueError) as cause:
-        raise IdentityError(f"{path} is not a key file: {cause}.") from None
+        raise IdentityError(
+            f"{path} is not a key file: {cause}.",
+            remedy="Name the file that 'motley federation keygen' wrote: NAME.key.",
+        ) from None
     if stat.S_IMODE(mode) & 0o077:
         raise IdentityError(
             f"{path} can be read by others; a private key must not be.",
@@ -130,7 +133,10 @@ def _read_identity(table: Any, path: Path) -> Identity:
             check_name(table["party"]), Ed25519PrivateKey.from_private_bytes(private_bytes)
         )
     except (KeyError, TypeError, ValueError) as cause:
-        raise IdentityError(f"{path} is not a key file of motley: {cause}.") from None
+        raise IdentityError(
+            f"{path} is not a key file of motley: {cause}.",
+            remedy="Name the file that 'motley federation keygen' wrote: NAME.key.",
+        ) from None
 
 
 @contextmanager

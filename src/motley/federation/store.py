@@ -42,6 +42,13 @@ AT_ONCE_BYTES = 8 * 2**20
 """An object up to this size is read in one piece; a larger one goes on where it was broken off."""
 LARGEST_PUT_BYTES = 64 * 2**20
 CLOUD_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "https", "http")
+METADATA_SERVER = "169.254.169.254"
+"""Where machines of a cloud get credentials; asked where nobody has given any."""
+CREDENTIALS = (
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://, GOOGLE_APPLICATION_CREDENTIALS for "
+    "gs://, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY for az://; the profiles of "
+    "aws's own files are not read."
+)
 RACERS = 16
 
 
@@ -164,16 +171,22 @@ class ObjectStore:
             try:
                 return call()
             except (exceptions.BaseError, OSError) as cause:
-                failure = _explain(cause, what, self.place)
+                failure = explain(cause, what, self.place)
                 if not isinstance(failure, StoreUnreachableError) or attempt == ATTEMPTS - 1:
                     raise failure from None
             time.sleep(FIRST_PAUSE_S * 2**attempt * (0.5 + random.random()))
         raise AssertionError("the last attempt returns or raises")
 
 
-def _explain(cause: Exception, what: str, place: str) -> StoreError:
+def explain(cause: Exception, what: str, place: str) -> StoreError:
     """Our error for one of the store's."""
-    text = " ".join(str(cause).partition("Debug source")[0].split())[:300]
+    text = _words(cause)
+    if METADATA_SERVER in text:
+        return StoreError(
+            f"{place}: no credentials were found, in the environment or from a machine of its "
+            f"cloud: cannot {what}.",
+            remedy=CREDENTIALS,
+        )
     denied = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
     if isinstance(cause, denied) or "403" in text or "AccessDenied" in text:
         return StoreError(
@@ -201,12 +214,19 @@ def _explain(cause: Exception, what: str, place: str) -> StoreError:
     )
 
 
+def _words(cause: Exception) -> str:
+    """What the store's library says, without the insides that it adds."""
+    return " ".join(str(cause).partition("Debug source")[0].split())[:300].rstrip(". ")
+
+
 def open_store(url: str, *, create: bool = False) -> ObjectStore:
     """The store at `url`: a folder, `s3://`, `gs://`, `az://` or an `https://` address of one.
 
     Credentials come from where the store's own tools look (for S3: `AWS_ACCESS_KEY_ID`,
     `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`). `create` makes a missing folder.
     """
+    if not url.strip():
+        raise StoreError("the store's address is empty.", remedy="Name a folder or a store.")
     scheme, separator, _ = url.partition("://")
     if not separator or scheme == "file":
         return _open_folder(Path(url.removeprefix("file://")), create=create)
@@ -224,8 +244,8 @@ def open_store(url: str, *, create: bool = False) -> ObjectStore:
         )
     except (exceptions.BaseError, ValueError) as cause:
         raise StoreError(
-            f"{url} cannot be opened: {' '.join(str(cause).split())[:300]}.",
-            remedy="Check the address, the region and the credentials.",
+            f"{url} cannot be opened: {_words(cause)}.",
+            remedy=f"Check the address and the region. {CREDENTIALS}",
         ) from None
 
 
@@ -233,6 +253,11 @@ def _open_cloud(url: str, **timeouts_s: float) -> Any:
     options: Any = {name: timedelta(seconds=value) for name, value in timeouts_s.items()}
     options["connect_timeout"] = timedelta(seconds=CONNECT_S)
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise StoreError(
+            f"AWS_ENDPOINT_URL is '{endpoint}', which is no address.",
+            remedy="Begin it with http:// or https://, or unset it.",
+        )
     if endpoint.startswith("http://"):
         options["allow_http"] = True
     retries: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
