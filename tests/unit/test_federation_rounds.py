@@ -244,7 +244,7 @@ def test_a_removed_party_counts_no_more() -> None:
     amend(View(made.store), made.founder, "remove", "c")
     sealed = made.run_round("a", "b")[0]
     assert {each.party for each in sealed.updates()} == {"a", "b"}
-    with pytest.raises(IdentityError, match="removed or is suspended"):
+    with pytest.raises(IdentityError, match="was removed from"):
         made.party("c")
 
 

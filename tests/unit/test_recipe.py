@@ -282,6 +282,14 @@ def test_a_presets_path_starts_at_the_recipes_folder(tmp_path: Path) -> None:
     assert (model.layers, model.width, model.vocab_size) == (5, 8, 300)
 
 
+def test_a_path_that_is_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    file = tmp_path / "recipe.toml"
+    file.write_text('[model]\nlayers = 1\nwidth = 8\nheads = 1\n[data]\ncorpus = ["loop"]\n')
+    with pytest.raises(RecipeError, match="loop: this path leads nowhere"):
+        load_recipe(file)
+
+
 def test_a_recipe_cannot_be_changed() -> None:
     recipe = parse_recipe(table())
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -21,6 +21,7 @@ from motley.federation.charter import (
 )
 from motley.federation.identity import Identity, load_identity, new_identity, save_identity
 from motley.federation.ledger import STATED, LedgerLine, ledger, to_csv
+from motley.federation.messages import Amendment, read_body
 from motley.federation.store import open_store
 from motley.federation.terms import Terms, doubts, load_terms, usual_terms
 from motley.federation.view import View
@@ -188,6 +189,10 @@ def status(store_url: str, fingerprint: str | None, *, as_json: bool) -> None:
         "published": sorted(look.updates),
         "reviewed": sorted(look.reviews),
         "pending_amendments": len(look.pending),
+        "pending": [
+            f"{each.action} {each.name}" if each.name else each.action
+            for each in (read_body(Amendment, signed, view.federation) for signed in look.pending)
+        ],
         "parties": [
             {"party": line.party, "standing": line.standing, "strikes": line.strikes}
             for line in ledger(view.chain)
@@ -217,6 +222,8 @@ def _print_status(data: dict[str, Any], terms: Terms) -> None:
     for line in data["parties"]:
         published = "published" if line["party"] in data["published"] else "-"
         print(f"  {line['party']:<32} {line['standing']:<10} {published}")
+    if data["pending"]:
+        print(f"from the next seal on: {', '.join(data['pending'])}")
     for each in data["rejected"][-10:]:
         print(f"rejected in round {each['round']}: {each['party']}: {each['reason']}")
     for each in data["refused"][-10:]:

@@ -67,9 +67,14 @@ class Acting:
                 f"the member '{party}' has another key than this.",
                 remedy="Use the key that was admitted, or make one with another name.",
             )
-        if not membership.is_active(party):
+        if membership.standings[party].is_removed:
             raise IdentityError(
-                f"'{party}' was removed or is suspended: its updates were rejected "
-                f"{membership.most_strikes} times.",
+                f"'{party}' was removed from this federation.",
+                remedy=f"Ask who may amend for: motley federation admit STORE {party}",
+            )
+        if membership.is_suspended(party):
+            raise IdentityError(
+                f"'{party}' is suspended: its updates were rejected {membership.most_strikes} "
+                "times.",
                 remedy=f"Find the cause, then ask for: motley federation admit STORE {party}",
             )

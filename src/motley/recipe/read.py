@@ -62,4 +62,11 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolve(source: str, folder: Path) -> str:
-    return source if source == "python-stdlib" else str((folder / source).resolve())
+    if source == "python-stdlib":
+        return source
+    try:
+        return str((folder / source).resolve())
+    except (OSError, RuntimeError) as cause:
+        raise RecipeError(
+            f"{folder / source}: this path leads nowhere: {cause}.", remedy="Check its links."
+        ) from None
