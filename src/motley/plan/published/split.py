@@ -17,10 +17,9 @@ from motley.chips.chip import Link
 from motley.cluster import LOOPBACK, Spread
 from motley.plan.layout import Layout
 from motley.plan.published.case import Case
-from motley.plan.search.blocks import slowest_of
 from motley.plan.search.choices import Block, ReplicaChoice, StageChoice
 from motley.plan.search.evaluate import Evaluator
-from motley.plan.timing.collectives import reached_share
+from motley.plan.timing.collectives import reached_share, slowest_of
 from motley.plan.timing.cost import LayerTime
 from motley.plan.timing.schedule import Schedule
 from motley.recipe import BatchConfig, Recipe

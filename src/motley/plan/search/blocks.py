@@ -12,7 +12,7 @@ from typing import NamedTuple
 from motley.chips.chip import Chip, Link
 from motley.cluster import LOOPBACK, Cluster
 from motley.plan.search.choices import Block
-from motley.plan.timing.collectives import reached_share
+from motley.plan.timing.collectives import slowest_of
 
 Names = tuple[str, ...]
 """The chips of one group."""
@@ -72,13 +72,20 @@ class _Place(NamedTuple):
     """Groups of one kind on nodes of their own are linked alike to every third."""
 
 
+KnownLinks = dict[tuple[Hashable, ...], Link]
+"""Links between groups of one cluster."""
+
+
 class GroupLinks:
     """The links between groups, by their places in a list; alike ones are worked out once."""
 
-    def __init__(self, cluster: Cluster, groups: Sequence[Names]) -> None:
+    def __init__(
+        self, cluster: Cluster, groups: Sequence[Names], known: KnownLinks | None = None
+    ) -> None:
+        """`known` is shared by all that are of one cluster."""
         self._cluster = cluster
         self._groups = groups
-        self._known: dict[tuple[Hashable, ...], Link] = {}
+        self._known = {} if known is None else known
         self._slowest: dict[tuple[int, ...], Link] = {}
 
     @cached_property
@@ -91,7 +98,7 @@ class GroupLinks:
         shared = set(here.nodes).intersection(there.nodes)
         key: tuple[Hashable, ...] = (here.kind, there.kind, here.nodes == there.nodes)
         if (shared and here.nodes != there.nodes) or first == second:
-            key = (first, second)
+            key = (self._groups[first], self._groups[second])
         found = self._known.get(key)
         if found is None:
             names = self._groups[first], self._groups[second]
@@ -124,15 +131,6 @@ class GroupLinks:
             if pattern not in seen:
                 seen.add(pattern)
                 yield from combinations(beside, 2)
-
-
-def slowest_of(links: Sequence[Link]) -> Link:
-    """A link as narrow as the narrowest and as late as the latest."""
-    narrowest = min(links, key=lambda link: link.bandwidth_bytes_per_s * reached_share(link))
-    latency_s = max(link.latency_s for link in links)
-    if latency_s == narrowest.latency_s:
-        return narrowest
-    return dataclasses.replace(narrowest, latency_s=latency_s)
 
 
 def _place(cluster: Cluster, names: Names) -> _Place:

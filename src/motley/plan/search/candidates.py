@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from motley.cluster import Cluster
 from motley.plan.objective import Objective, usd_per_hour
-from motley.plan.search.blocks import GroupLinks, Names, block_of
+from motley.plan.search.blocks import GroupLinks, KnownLinks, Names, block_of
 from motley.plan.search.build import Built, built
 from motley.plan.search.choices import Block, Split
 from motley.plan.search.classes import BlockClasses, block_classes, joined
@@ -46,6 +46,9 @@ OPTIONS_OF_EACH = 2
 OPTIONS = 5
 """Of them in all."""
 
+REFINED_OF_EACH = 1
+"""Of them, from each cut: beside other kinds shares and links are unlike, so little of it stays."""
+
 
 class Candidate(NamedTuple):
     """A split over groups of chips, and its simulated step; the lower the score, the better."""
@@ -70,11 +73,12 @@ class Candidates:
         self.space = space
         self.stack = stack
         self.memo = Memo()
+        self.known_links = KnownLinks()
 
     def with_objective(self, objective: Objective) -> Candidates:
         """The same search for another objective."""
         other = Candidates(self.recipe, self.cluster, objective, self.space, self.stack)
-        other.memo = self.memo
+        other.memo, other.known_links = self.memo, self.known_links
         return other
 
     def built(self, candidate: Candidate) -> Built:
@@ -140,7 +144,7 @@ class Candidates:
         found = [
             (each, how)
             for how in cuts
-            for each in self._over(cut(kind, how), samples)[:OPTIONS_OF_EACH]
+            for each in self._over(cut(kind, how), samples, REFINED_OF_EACH)[:OPTIONS_OF_EACH]
         ]
         if not found:
             return (), cuts[0]
@@ -165,20 +169,29 @@ class Candidates:
             found[tuple(now)] = None
         return list(found)
 
-    def _over(self, units: Sequence[Names], global_batch: int | None = None) -> list[Candidate]:
+    def _over(
+        self,
+        units: Sequence[Names],
+        global_batch: int | None = None,
+        most_refined: int | None = None,
+    ) -> list[Candidate]:
         """The best splits over some units, of the recipe's batch or another."""
-        classes = block_classes(self.cluster, units, merges=self.space.groups)
+        classes = block_classes(
+            self.cluster, units, merges=self.space.groups, known_links=self.known_links
+        )
         recipe = self.recipe
         if global_batch is not None:
             batch = dataclasses.replace(recipe.batch, global_batch=global_batch)
             recipe = dataclasses.replace(recipe, batch=batch)
         evaluator = self._evaluator(recipe, classes.blocks, classes)
-        found = SplitSearch(evaluator, classes, self.objective).run()
+        found = SplitSearch(evaluator, classes, self.objective).run(most_refined)
         return [on_chips(each, classes) for each in found[:KEPT_OF_EACH]]
 
     def _evaluator_of_groups(self, groups: Sequence[Names]) -> Evaluator:
         blocks = [block_of(self.cluster, names) for names in groups]
-        return self._evaluator(self.recipe, blocks, GroupLinks(self.cluster, groups))
+        return self._evaluator(
+            self.recipe, blocks, GroupLinks(self.cluster, groups, self.known_links)
+        )
 
     def _evaluator(self, recipe: Recipe, blocks: Sequence[Block], links: Links) -> Evaluator:
         # Memory tables take the more, the more tokens a step has.

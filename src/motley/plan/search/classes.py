@@ -19,14 +19,15 @@ from motley.chips.chip import Link
 from motley.cluster import LOOPBACK, Cluster
 from motley.plan.search.blocks import (
     GroupLinks,
+    KnownLinks,
     Names,
     block_of,
     inside,
     joined_link,
     link_key,
-    slowest_of,
 )
 from motley.plan.search.choices import Block, Split
+from motley.plan.timing.collectives import slowest_of
 
 Counts = tuple[int, ...]
 """How many units of each class."""
@@ -116,7 +117,11 @@ def joined(units: Iterable[Names]) -> Names:
 
 
 def block_classes(
-    cluster: Cluster, units: Sequence[Names], *, merges: bool = False
+    cluster: Cluster,
+    units: Sequence[Names],
+    *,
+    merges: bool = False,
+    known_links: KnownLinks | None = None,
 ) -> BlockClasses:
     """The classes among the units, in the order in which they are first met.
 
@@ -124,7 +129,7 @@ def block_classes(
     """
     blocks = [block_of(cluster, names) for names in units]
     kinds = [inside(block) for block in blocks]
-    links = GroupLinks(cluster, units)
+    links = GroupLinks(cluster, units, known_links)
     places = range(len(units))
     keys = [[link_key(links.link(first, second)) for second in places] for first in places]
     members: list[list[int]] = []

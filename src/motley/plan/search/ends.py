@@ -10,7 +10,8 @@ begins, j where it ends.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,10 @@ TYPICAL_EXCHANGE = np.float32(4 / 3)
 
 CACHED = 30_000
 """Figures of one array that are worked on at once."""
+
+MOST_SLABS = 6
+"""Into which the stages between all cuts are put: those of a slab that end before they begin, or
+that do not fit, are worked out for nothing."""
 
 SCORE, TIME, ALONE, TRIP, PERIOD, WORK, SHARED = range(7)
 """Of the ends of pipelines: what is made small; until the last backward; until the exchange among
@@ -68,23 +73,7 @@ class Stages(NamedTuple):
     forward: Floats
     backward: Floats
     exchange: Floats
-    shared: Floats
     update: Floats
-    last: Floats
-
-    @classmethod
-    def of(
-        cls, arrays: StageArrays, blocks: Sequence[int], goals: Goals, num_stages: int
-    ) -> Stages:
-        """Of the first of `num_stages` stages on each of the blocks."""
-        size = goals.micro_batch_size
-        found = np.array(
-            [
-                [arrays.keeping(block, size, count, num_stages) for count, _ in goals.pairs]
-                for block in blocks
-            ]
-        )
-        return cls._make(np.moveaxis(found, 2, 0))
 
     def able(self) -> list[int]:
         """Types of blocks on which any such stage fits."""
@@ -116,6 +105,15 @@ class Ends:
         """`levels` are the seconds of an exchange of all gradients with one other replica, if not
         over the block's own best link."""
         self.beam = beam
+        self._stages = np.array(
+            [
+                [arrays.times(block, goals.micro_batch_size, count) for count, _ in goals.pairs]
+                for block in blocks
+            ]
+        )
+        """By (t, g, field, k, i, j)."""
+        self._late = arrays.last
+        self._shared = np.array([arrays.shared(block) for block in blocks])
         self.counts = np.array([count for count, _ in goals.pairs], np.float32)[:, None]
         self.among = np.array([among for _, among in goals.pairs])[:, None]
         self.num_cuts = len(arrays.cuts)
@@ -128,14 +126,21 @@ class Ends:
         one_way = [[sum(evaluator.edge_seconds(a, b, size)) for b in blocks] for a in blocks]
         self.one_way = np.array(one_way, np.float32)
 
+    def stages(self, num_stages: int) -> Stages:
+        """The first of so many stages, on each of the blocks."""
+        goals = np.arange(len(self.counts))
+        kept = np.minimum(self.counts[:, 0].astype(int), num_stages) - 1
+        return Stages._make(np.moveaxis(self._stages[:, goals, :, kept], 2, 0).swapaxes(1, 2))
+
     def last(self, stages: Stages, blocks: Sequence[int]) -> tuple[Floats, Indices]:
         """Values and links of the last stage on each of the blocks, in their order."""
         kept = Stages._make(each[list(blocks)][..., -1] for each in stages)
         work = kept.forward + kept.backward
         time = self.counts * work
         share = TYPICAL_EXCHANGE * self.share[:, -1] * self.shared[:, blocks][:, :, None, None]
-        alone = time + late(kept.exchange, kept.backward, kept.last)
-        shared = time + late(kept.exchange + share, kept.backward, kept.last)
+        late_share = self._late[:, -1]
+        alone = time + late(kept.exchange, kept.backward, late_share)
+        shared = time + late(kept.exchange + share, kept.backward, late_share)
         score = np.where(self.among, shared[0], alone)
         trip = work * self.undelayed[blocks][:, None, None]
         values = np.stack([score, time, alone, trip, work, work, *shared])[:, :, None]
@@ -146,26 +151,46 @@ class Ends:
 
     def ways(self, block: int, stages: Stages, level: Level, sources: Indices) -> Ways:
         """To go on behind a stage on this block, with the ends of some sets."""
-        own = self._own(block, stages)
-        behind = self._behind(block, level, sources)
-        chunk = max(1, CACHED // (own[0].size * behind[0].shape[3]))
-        parts = [
-            self._best(own, [each[first : first + chunk] for each in behind])
-            for first in range(0, len(sources), chunk)
-        ]
-        score, place = (np.concatenate(each) for each in zip(*parts, strict=True))
-        rank, cut = np.divmod(place, self.num_cuts)
+        own, behind = self._own(block, stages), self._behind(block, level, sources)
+        num_ranks = behind[0].shape[3]
+        width = min(self.beam, num_ranks * self.num_cuts)
+        shape = (len(sources), width, *own[0].shape[:2])
+        score = np.full(shape, NEVER, np.float32)
+        rank, cut = np.zeros((2, *shape), np.intp)
+        for rows, cuts in self._slabs(stages.forward[block], len(sources) * num_ranks):
+            some = [each[:, rows, :, cuts] for each in own]
+            chunk = max(1, CACHED // (some[0].size * num_ranks))
+            for first in range(0, len(sources), chunk):
+                sets = slice(first, first + chunk)
+                found, place = self._best(some, [each[sets, ..., cuts] for each in behind])
+                best = (sets, slice(found.shape[1]), slice(None), rows)
+                score[best] = found
+                rank[best], cut[best] = np.divmod(place, cuts.stop - cuts.start)
+                cut[best] += cuts.start
         source = sources[:, None, None, None]
-        shape = (len(self.one_way), *level.values.shape[1:3], self.num_cuts)
+        whole = (len(self.one_way), *level.values.shape[1:3], self.num_cuts)
         return Ways(
-            score, np.ravel_multi_index((np.full_like(cut, block), source, rank, cut), shape)
+            score, np.ravel_multi_index((np.full_like(cut, block), source, rank, cut), whole)
         )
+
+    def _slabs(self, forward: Floats, num_ends: int) -> Iterator[tuple[slice, slice]]:
+        """Neighbouring cuts where a stage begins, with those where it may end: behind the first of
+        them, and where some stage still fits its chips."""
+        fits = (forward < NEVER).any(axis=0)
+        furthest = np.where(fits, np.arange(self.num_cuts), 0).max(axis=1)
+        count = max(1, min(MOST_SLABS, num_ends * forward.size // CACHED))
+        bounds = np.linspace(0, self.num_cuts, count + 1).round().astype(int).tolist()
+        for first, last in pairwise(bounds):
+            end = int(furthest[first:last].max(initial=0))
+            if end > first:
+                yield slice(first, last), slice(first + 1, end + 1)
 
     def _own(self, block: int, stages: Stages) -> list[Floats]:
         """What the stage adds to each part of the score (g, i, b, j)."""
-        forward, backward, exchange, shared, _, last = (each[block] for each in stages)
+        forward, backward, exchange, _ = (each[block] for each in stages)
         counts, among = self.counts[:, :, None], self.among[:, :, None]
-        tail = late(exchange + TYPICAL_EXCHANGE * among * shared, backward, last)
+        shared = TYPICAL_EXCHANGE * among * self._shared[block]
+        tail = late(exchange + shared, backward, self._late)
         work = forward + backward
         parts = [counts * work + tail, counts / 2 * work + tail, work + tail, forward]
         return [each[:, :, None, :] for each in parts]
@@ -203,7 +228,8 @@ class Ends:
         after = level.values[:, source, rank, g, cut]
         links = level.links[:, source, rank, g, cut]
         one_way = self.one_way[block, links[BLOCK]]
-        forward, backward, exchange, _, _, last = (each[block, g, i, cut] for each in stages)
+        forward, backward, exchange, _ = (each[block, g, i, cut] for each in stages)
+        last = self._late[i, cut]
         work = forward + backward
         longest = np.maximum(work, one_way + (work + after[WORK]) / 2)
         time = np.maximum(self.counts * longest, work + 2 * one_way + after[TIME])

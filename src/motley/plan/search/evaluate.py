@@ -13,7 +13,8 @@ from itertools import accumulate, pairwise
 
 from motley.plan.layout import Layout
 from motley.plan.memory.update import directions_bytes, update_flops
-from motley.plan.search.choices import Block, ReplicaChoice, Split, StageChoice
+from motley.plan.search.choices import Block, ReplicaChoice, Split
+from motley.plan.search.exchanges import Exchanges
 from motley.plan.search.laid import LayoutTables
 from motley.plan.search.memo import Links, Memo
 from motley.plan.space import TRAINABLE, Space
@@ -27,17 +28,9 @@ from motley.plan.timing.pipeline import (
     held_up,
     run_pipeline,
 )
-from motley.plan.timing.sync import (
-    buckets_of,
-    group_exchange_seconds,
-    lowest_layer,
-    rows_exchange_seconds,
-)
+from motley.plan.timing.sync import rows_exchange_seconds
 from motley.recipe import Recipe
 from motley.units import Precision
-
-_Laid = tuple[tuple[tuple[StageChoice, Layout], ...], ...]
-"""Every replica's stages with their layouts."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +56,6 @@ class Prediction:
     """Of the step in which each stage computes (passes and optimizer); replica by replica."""
 
 
-@dataclass(frozen=True)
-class BucketTime:
-    """One exchange of gradients between its holders."""
-
-    index: int
-    """Of the bucket, in `gradient_buckets`."""
-    seconds: float
-    holders: tuple[tuple[int, int, int], ...]
-    """Rank, replica, and the layer that completes the bucket there."""
-
-
 class Evaluator(LayoutTables):
     """Time of splits of one recipe over some blocks of chips."""
 
@@ -89,7 +71,7 @@ class Evaluator(LayoutTables):
     ) -> None:
         super().__init__(recipe, blocks, links, space=space, stack=stack, memo=memo)
         self._replicas: dict[tuple[ReplicaChoice, bool], ReplicaTimes | None] = {}
-        self._buckets: dict[_Laid, tuple[BucketTime, ...]] = {}
+        self._exchanges_of = Exchanges(self)
         self._direction_work: dict[Precision, list[tuple[float, float]]] = {}
 
     def pipeline_cost(self, replica: ReplicaChoice, layouts: Sequence[Layout]) -> PipelineCost:
@@ -224,7 +206,7 @@ class Evaluator(LayoutTables):
             return end + self._update_seconds(split)
         channel: dict[int, float] = {}
         overlap = self.stack.overlap_data
-        for bucket in self.bucket_times(split, [time.layouts for time in times]):
+        for bucket in self._exchanges_of.of(split, [time.layouts for time in times]):
             start = 0.0
             for rank, replica, layer in bucket.holders:
                 ready = times[replica].ready_s[layer] if overlap else times[replica].finish_s
@@ -295,7 +277,7 @@ class Evaluator(LayoutTables):
     def _slowdown_seconds(self, split: Split, times: Sequence[ReplicaTimes], end_s: float) -> float:
         """By how much the exchanges beside the passes hold those up."""
         busy: dict[int, float] = defaultdict(float)
-        for bucket in self.bucket_times(split, [time.layouts for time in times]):
+        for bucket in self._exchanges_of.of(split, [time.layouts for time in times]):
             for rank, _, _ in bucket.holders:
                 busy[rank] += bucket.seconds
         exposed = end_s - max(time.finish_s for time in times)
@@ -306,82 +288,3 @@ class Evaluator(LayoutTables):
         """Whether the only replica has every parameter on one chip, or split over several."""
         shares_layers = len(layouts) > 1 and any(len(group.layers) > 1 for group in self.groups)
         return not shares_layers and all(layout.data == 1 for layout in layouts)
-
-    def bucket_times(
-        self, split: Split, layouts: Sequence[Sequence[Layout]]
-    ) -> tuple[BucketTime, ...]:
-        """The exchanges that need a message, in the order in which every rank treats them."""
-        key = tuple(
-            tuple(zip(replica.stages, own, strict=True))
-            for replica, own in zip(split, layouts, strict=True)
-        )
-        found = self._buckets.get(key)
-        if found is None:
-            found = self._buckets[key] = tuple(self._bucket_times(key))
-        return found
-
-    def _bucket_times(self, replicas: _Laid) -> Iterator[BucketTime]:
-        held = [pair for replica in replicas for pair in replica]
-        owner = [index for index, replica in enumerate(replicas) for _ in replica]
-        ranges = [(stage.first_layer, stage.last_layer) for stage, _ in held]
-        known: dict[tuple[float, tuple[int, ...]], float] = {}
-        for index, bucket in enumerate(buckets_of(ranges, self.groups, self.stack.bucket_bytes)):
-            alike = bucket.num_parameters, bucket.ranks
-            if alike not in known:
-                owners = [owner[rank] for rank in bucket.ranks]
-                known[alike] = self._bucket_seconds(
-                    bucket.num_parameters, [held[rank] for rank in bucket.ranks], owners
-                )
-            if known[alike]:
-                lowest = tuple(
-                    (rank, owner[rank], lowest_layer(bucket, self.groups, *ranges[rank]))
-                    for rank in bucket.ranks
-                )
-                yield BucketTime(index, known[alike], lowest)
-
-    def _bucket_seconds(
-        self,
-        num_parameters: float,
-        holders: Sequence[tuple[StageChoice, Layout]],
-        owners: Sequence[int],
-    ) -> float:
-        """Of one bucket: inside the slowest of its holders, then between them."""
-        inside = max(
-            group_exchange_seconds(
-                num_parameters, layout, self.blocks[stage.block].spread, self.stack
-            )
-            for stage, layout in holders
-        )
-        copies = _by_replica(holders, owners)
-        return inside + self._between_blocks_seconds(num_parameters, copies)
-
-    def _between_blocks_seconds(
-        self, num_parameters: float, replicas: Sequence[Sequence[tuple[StageChoice, Layout]]]
-    ) -> float:
-        """Time in which the holders of a bucket, replica by replica, add up its gradients; in pairs
-        where the stack does that and all replicas are cut alike."""
-        if not self.stack.tied_in_pairs or len({len(held) for held in replicas}) > 1:
-            blocks = [stage.block for held in replicas for stage, _ in held]
-            return self.all_reduce_seconds(num_parameters, blocks)
-        tied = max(
-            self.all_reduce_seconds(
-                num_parameters * max(layout.data for _, layout in held),
-                [stage.block for stage, _ in held],
-            )
-            for held in replicas
-        )
-        stages = zip(*replicas, strict=True)
-        return tied + max(
-            self.all_reduce_seconds(num_parameters, [stage.block for stage, _ in alike])
-            for alike in stages
-        )
-
-
-def _by_replica(
-    holders: Sequence[tuple[StageChoice, Layout]], owners: Sequence[int]
-) -> list[list[tuple[StageChoice, Layout]]]:
-    """Holders of a bucket, those of each replica together."""
-    found: dict[int, list[tuple[StageChoice, Layout]]] = {}
-    for holder, owner in zip(holders, owners, strict=True):
-        found.setdefault(owner, []).append(holder)
-    return list(found.values())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from operator import le
+from operator import le, lt
 
 from motley.plan.layout import Layout
 from motley.plan.memory.peak import StageMemory, device_memory
 from motley.plan.search.choices import ReplicaChoice, StageChoice
+from motley.plan.search.memo import Weighed
 from motley.plan.search.tables import StageTables
 from motley.plan.space import layouts
 from motley.plan.timing.schedule import in_flight_of
@@ -74,25 +75,35 @@ class LayoutTables(StageTables):
         return found
 
     def _work_out_useful(self, block: int, size: int, count: int) -> Iterator[Layout]:
-        whole = StageChoice(block, 0, self.num_layers)
-
-        def seconds(layout: Layout) -> float:
-            forward, backward = self.pass_seconds(whole, size, layout)
-            once = self.optimizer_seconds(whole, layout) + self.exchange_seconds(whole, layout)
-            return forward + backward + once / count
-
-        known = layouts(self.blocks[block], self.config, self.space)
         if self.blocks[block].num_chips == 1:
-            yield from known
+            yield from layouts(self.blocks[block], self.config, self.space)
             return
+        whole = StageChoice(block, 0, self.num_layers)
         least = [float("inf")] * len(FEW_AND_MANY)
-        for layout in sorted(known, key=seconds):
+        known = self._weighed(block, size)
+        for layout, *_ in sorted(known, key=lambda each: each.pass_s + each.once_s / count):
             needs = [self.memory(whole, kept, size, layout).total_bytes for kept in FEW_AND_MANY]
-            if any(need < known for need, known in zip(needs, least, strict=True)):
+            if any(map(lt, needs, least)):
                 least = list(map(min, needs, least))
                 yield layout
             if max(needs) <= self.blocks[block].chip.memory_bytes:
                 return
+
+    def _weighed(self, block: int, size: int) -> tuple[Weighed, ...]:
+        """All layouts with what the whole model takes in them, from the simplest on."""
+        key = (self._ids[block], size)
+        found = self.memo.weighed.get(key)
+        if found is None:
+            whole = StageChoice(block, 0, self.num_layers)
+            found = self.memo.weighed[key] = tuple(
+                Weighed(
+                    layout,
+                    sum(self.pass_seconds(whole, size, layout)),
+                    self.optimizer_seconds(whole, layout) + self.exchange_seconds(whole, layout),
+                )
+                for layout in layouts(self.blocks[block], self.config, self.space)
+            )
+        return found
 
     def layouts(self, replica: ReplicaChoice) -> tuple[Layout, ...] | None:
         """The layout of every stage; None if any does not fit."""

@@ -67,6 +67,10 @@ class Lines(NamedTuple):
         """Some of the lines."""
         return Lines._make(each[places] for each in self)
 
+    def between(self, first: int, end: int) -> Lines:
+        """The lines from one place up to another."""
+        return Lines._make(each[first:end] for each in self)
+
     def _tail_s(self, level: int | None) -> Floats:
         return self.alone_s if level is None else self.shared_s[:, level]
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from motley.chips.chip import Link
 from motley.plan.layout import Layout
 from motley.plan.memory.peak import StageMemory, StageNeeds
+from motley.plan.timing.cost import LayerTime
 from motley.plan.timing.pipeline import PipelineCost
 from motley.units import Precision
 
 if TYPE_CHECKING:
-    from motley.plan.search.stage_memory_arrays import NeedsTable
+    from motley.plan.search.cut_table import CutTable
 
 Held = tuple[int, ...]
 """How many layers of each kind a stage holds."""
@@ -26,6 +27,16 @@ class RunningSums(NamedTuple):
     backward: tuple[float, ...]
     weight: tuple[float, ...]
     """The part of the backward pass that makes the gradients of the parameters."""
+
+
+class Weighed(NamedTuple):
+    """What the whole model takes in one layout."""
+
+    layout: Layout
+    pass_s: float
+    """Of each micro-batch."""
+    once_s: float
+    """Of each step."""
 
 
 class Links(Protocol):
@@ -47,16 +58,20 @@ class Memo:
     """
 
     ids: dict[Hashable, int] = field(default_factory=dict)
-    """Numbers of the kinds of blocks."""
+    """Numbers of the kinds of blocks, and of chips."""
     held: dict[tuple[int, int], Held] = field(default_factory=dict)
-    needs: dict[tuple[int, ...], NeedsTable] = field(default_factory=dict)
+    cuts: dict[tuple[int, ...], CutTable] = field(default_factory=dict)
     """By the cuts between which stages lie."""
+    layer_times: dict[tuple[int, int, int, Layout], LayerTime] = field(default_factory=dict)
+    """Without messages, by kind of chip, layer and samples of a member."""
     sums: dict[tuple[int, int, Layout], RunningSums] = field(default_factory=dict)
     memory: dict[tuple[Precision, Held, int, int, Layout], StageMemory] = field(
         default_factory=dict
     )
     stage_needs: dict[tuple[Precision, Held, Layout], StageNeeds] = field(default_factory=dict)
     layouts: dict[tuple[int, Held, int, int, int], Layout | None] = field(default_factory=dict)
+    weighed: dict[tuple[int, int], tuple[Weighed, ...]] = field(default_factory=dict)
+    """All layouts of a kind of block, by micro-batch size."""
     useful: dict[tuple[int, int, int], tuple[Layout, ...]] = field(default_factory=dict)
     parameters: dict[Held, int] = field(default_factory=dict)
     updates: dict[tuple[int, Held, Layout], float] = field(default_factory=dict)

@@ -77,6 +77,7 @@ class Partitions:
         self.ideal_s = ideal_s
         self.levels = levels
         self._known: dict[tuple[Counts, int, bool], _Grid] = {}
+        self._quickest: dict[tuple[int, int, int], tuple[int, float, int]] = {}
         self._radix = np.array(
             [math.prod(t + 1 for t in totals[k + 1 :]) for k in range(len(totals))]
         )
@@ -104,8 +105,8 @@ class Partitions:
         """The lines over a set of units."""
         index = np.flatnonzero(self.sets == self.code(units))
         if not len(index):
-            return self.lines.take(np.zeros(0, int))
-        return self.lines.take(np.arange(self._first[index[0]], self._ends[index[0]]))
+            return self.lines.between(0, 0)
+        return self.lines.between(int(self._first[index[0]]), int(self._ends[index[0]]))
 
     @cached_property
     def _ways(self) -> list[tuple[Integers, Integers]]:
@@ -287,8 +288,11 @@ class Partitions:
     ) -> Iterator[tuple[int, float, int]]:
         """The line of each member that computes its samples first, when, and the samples."""
         for index, share in zip(members, samples, strict=True):
-            begin, end = int(self._first[index]), int(self._ends[index])
-            lines = self.lines.take(np.arange(begin, end))
-            seconds = lines.seconds(share, level)
-            best = int(seconds.argmin())
-            yield begin + best, float(seconds[best]), share
+            key = (index, share, level)
+            found = self._quickest.get(key)
+            if found is None:
+                begin = int(self._first[index])
+                seconds = self.lines.between(begin, int(self._ends[index])).seconds(share, level)
+                best = int(seconds.argmin())
+                found = self._quickest[key] = (begin + best, float(seconds[best]), share)
+            yield found

@@ -86,7 +86,7 @@ class PipelineSearch:
     def _next_stages(self) -> Stages:
         """The times of stages before those of the levels."""
         num_stages = len(self.levels) + 1
-        self._stages.append(Stages.of(self.arrays, self.blocks, self.goals, num_stages))
+        self._stages.append(self.ends.stages(num_stages))
         return self._stages[-1]
 
     def _last_stages(self) -> Level:

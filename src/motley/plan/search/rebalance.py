@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from motley.plan.search.choices import ReplicaChoice, StageChoice
 from motley.plan.search.effort import cuts_between
 from motley.plan.search.ends import TYPICAL_EXCHANGE, Goals
-from motley.plan.search.evaluate import Evaluator
 from motley.plan.search.pipelines import PipelineSearch
-from motley.plan.search.stage_arrays import NEVER, StageArrays, late
+from motley.plan.search.stage_arrays import NEVER, ArraysByCuts, late
 
 FINE_CUTS = 36
 """Boundaries between layers among which orders are compared."""
@@ -26,22 +25,24 @@ MOST_SETS = 300
 class Rebalancer:
     """Finds boundaries among all layers, by the recurrence of `pipelines`."""
 
-    def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator = evaluator
-        self._arrays: dict[int, StageArrays] = {}
+    def __init__(self, arrays: ArraysByCuts) -> None:
+        self.evaluator = arrays.evaluator
+        self.arrays = arrays
 
     def rebalanced(self, replica: ReplicaChoice, *, alone: bool) -> ReplicaChoice | None:
         """The replica with the boundaries that suit its share; None if no boundaries fit."""
         evaluator, stages = self.evaluator, replica.stages
         size, count = replica.micro_batch_size, replica.num_micro_batches
-        arrays = self._arrays_for(min(len(stages), count))
+        every = tuple(range(evaluator.num_layers + 1))
+        arrays = self.arrays.between(every, min(len(stages), count))
         ends: list[NDArray[np.intp]] = []
         time = shared = work = np.zeros(0, np.float32)
         for position in range(len(stages) - 1, -1, -1):
             block = stages[position].block
             times = arrays.keeping(block, size, count, len(stages) - position)
             among = np.float32(0) if alone else TYPICAL_EXCHANGE
-            exchange = late(times.exchange + among * times.shared, times.backward, times.last)
+            exchange = times.exchange + among * arrays.shared(block)
+            exchange = late(exchange, times.backward, arrays.last)
             own = times.forward + times.backward
             if position == len(stages) - 1:
                 time, work = count * own[:, -1], own[:, -1]
@@ -69,47 +70,39 @@ class Rebalancer:
             begin = found[-1].last_layer
         return [*found, StageChoice(stages[-1].block, begin, self.evaluator.num_layers)]
 
-    def _arrays_for(self, most_kept: int) -> StageArrays:
-        """Tables of stages that keep so many micro-batches or more."""
-        for known, arrays in self._arrays.items():
-            if known >= most_kept:
-                return arrays
-        cuts = tuple(range(self.evaluator.num_layers + 1))
-        self._arrays = {most_kept: StageArrays(self.evaluator, cuts, most_kept)}
-        return self._arrays[most_kept]
-
 
 class Reorderer:
     """Finds the best order and boundaries of the blocks of one pipeline."""
 
-    def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator = evaluator
-        self._arrays: dict[int, StageArrays] = {}
+    def __init__(self, arrays: ArraysByCuts) -> None:
+        self.evaluator = arrays.evaluator
+        self.arrays = arrays
         self._known: dict[tuple[object, ...], tuple[StageChoice, ...]] = {}
 
     def reordered(self, replica: ReplicaChoice, *, alone: bool) -> ReplicaChoice | None:
         """The replica with its blocks in the order that suits its share."""
         counts = Counter(stage.block for stage in replica.stages)
-        size, count = replica.micro_batch_size, replica.num_micro_batches
+        size, count = replica.micro_batch_size, _rounded(replica.num_micro_batches)
         sets = math.prod(each + 1 for each in counts.values())
         if sets > MOST_SETS or len(replica.stages) < 2:
             return replica
         key = (*sorted(counts.items()), size, count, alone)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._best(replica, counts, alone)
+            found = self._known[key] = self._best(replica, counts, count, alone)
         return replica._replace(stages=found, layouts=())
 
     def _best(
-        self, replica: ReplicaChoice, counts: Mapping[int, int], alone: bool
+        self, replica: ReplicaChoice, counts: Mapping[int, int], count: int, alone: bool
     ) -> tuple[StageChoice, ...]:
         kinds = sorted(counts)
-        goals = Goals(replica.micro_batch_size, ((replica.num_micro_batches, not alone),))
+        goals = Goals(replica.micro_batch_size, ((count, not alone),))
+        cuts = cuts_between(self.evaluator.num_layers, FINE_CUTS)
         search = PipelineSearch(
             self.evaluator,
             tuple(counts[kind] for kind in kinds),
             [tuple(int(kind == other) for other in kinds) for kind in kinds],
-            self._arrays_for(len(replica.stages)),
+            self.arrays.between(cuts, len(replica.stages)),
             goals,
             beam=1,
             blocks=kinds,
@@ -123,10 +116,8 @@ class Reorderer:
         best = int(whole.seconds(replica.num_samples, None if alone else 0).argmin())
         return search.stages(whole.origin[best])
 
-    def _arrays_for(self, num_stages: int) -> StageArrays:
-        for known, arrays in self._arrays.items():
-            if known >= num_stages:
-                return arrays
-        cuts = cuts_between(self.evaluator.num_layers, FINE_CUTS)
-        self._arrays = {num_stages: StageArrays(self.evaluator, cuts, num_stages)}
-        return self._arrays[num_stages]
+
+def _rounded(count: int) -> int:
+    """Micro-batches as orders tell them apart: down to a number of four binary digits."""
+    few = max(0, count.bit_length() - 4)
+    return count >> few << few

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 
 from motley.plan.search.choices import ReplicaChoice, Split, StageChoice
-from motley.plan.search.evaluate import Evaluator
 from motley.plan.search.rebalance import Rebalancer, Reorderer
+from motley.plan.search.stage_arrays import ArraysByCuts
 from motley.plan.space import layouts
 
 TOLERANCE = 1e-9
@@ -47,24 +47,27 @@ Alternatives = Callable[[ReplicaChoice], Iterator[ReplicaChoice]]
 class Refiner:
     """Improves splits step by step; `most_looks` bounds the changes tried for one split."""
 
-    def __init__(self, evaluator: Evaluator, alternatives: Alternatives, most_looks: int) -> None:
-        self.evaluator = evaluator
+    def __init__(self, arrays: ArraysByCuts, alternatives: Alternatives, most_looks: int) -> None:
+        self.evaluator = arrays.evaluator
         self.alternatives = alternatives
         self.most_looks = most_looks
-        self.rebalancer = Rebalancer(evaluator)
-        self.reorderer = Reorderer(evaluator)
+        self.rebalancer = Rebalancer(arrays)
+        self.reorderer = Reorderer(arrays)
         self._busy: dict[ReplicaChoice, float] = {}
+        self._improved: dict[Split, Split] = {}
 
     def score(self, split: Split, longest_s: float = float("inf")) -> tuple[float, float] | None:
-        """Step time, and the sum of the replicas' times; None if it does not fit, or if some stage
-        alone takes longer than `longest_s`."""
+        """Step time, and the sum of the replicas' times; None if it does not fit, or if some
+        replica alone takes longer than `longest_s`."""
         if any(self._busy_seconds(replica) > longest_s for replica in split):
             return None
-        times = [self.evaluator.replica(replica) for replica in split]
-        known = [time for time in times if time is not None]
-        if len(known) < len(times):
-            return None
-        return self.evaluator.barrier(split, known), sum(time.finish_s for time in known)
+        times = []
+        for replica in split:
+            found = self.evaluator.replica(replica)
+            if found is None or found.finish_s > longest_s:
+                return None
+            times.append(found)
+        return self.evaluator.barrier(split, times), sum(time.finish_s for time in times)
 
     def _busy_seconds(self, replica: ReplicaChoice) -> float:
         """Time for which the busiest stage computes, a last smaller micro-batch left out."""
@@ -83,12 +86,19 @@ class Refiner:
         return found
 
     def improve(self, split: Split, *, shares_only: bool = False) -> Split:
-        """The split after all changes that help, or after samples moved between replicas."""
+        """The split after all changes that help, or after samples moved between replicas.
+
+        A split that was met on the way from another one is improved as it was then.
+        """
         best = self.score(split)
         looks = 0
         improved = best is not None
-        tried = {split}
+        tried, way = {split}, list[Split]()
         while improved and looks < self.most_looks:
+            if split in self._improved:
+                split = self._improved[split]
+                break
+            way.append(split)
             improved = False
             changes = self._moved_samples(split) if shares_only else self.changes(split)
             for changed in changes:
@@ -102,6 +112,7 @@ class Refiner:
                     break
                 if looks >= self.most_looks:
                     break
+        self._improved.update(dict.fromkeys(way, split))
         return split
 
     def changes(self, split: Split) -> Iterator[Split]:

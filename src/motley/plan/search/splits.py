@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from motley.plan.search.lines import Lines
 from motley.plan.search.partitions import Partitions, Promise
 from motley.plan.search.pipelines import PipelineSearch
 from motley.plan.search.refine import Refiner, micro_batch_sizes
-from motley.plan.search.stage_arrays import StageArrays
+from motley.plan.search.stage_arrays import ArraysByCuts
 from motley.plan.space import layouts
 
 EQUAL = 1e-6
@@ -75,24 +76,27 @@ class SplitSearch:
         self.ideal_s = self.flops / speed
         self.searches: list[PipelineSearch] = []
         self.levels = Levels(evaluator, classes)
+        self.arrays = ArraysByCuts(evaluator)
         self.last_share = 1.0
         """Of the whole model's exchange of gradients, what begins only behind the last pass."""
         self.partitions: Partitions | None = None
+        self._lines_of: dict[tuple[Counts, int], tuple[ReplicaChoice, ...]] = {}
 
-    def run(self) -> list[Found]:
-        """The best split first; empty if none fits."""
+    def run(self, most_refined: int | None = None) -> list[Found]:
+        """The best split first; empty if none fits. At most so many structures are refined."""
         self.partitions = self._partitions()
         if self.partitions is None:
             return []
         ranked = sorted(self._visit(self.partitions))
-        return self._choose(ranked)
+        most = self.effort.most_refined
+        return self._choose(ranked, most if most_refined is None else min(most, most_refined))
 
     def _partitions(self) -> Partitions | None:
         """All pipelines, and the ways to form replicas of them."""
         totals, effort = self.classes.totals, self.effort
         cuts = cuts_between(self.evaluator.num_layers, effort.most_cuts)
         most_stages = min(sum(totals), len(cuts) - 1)
-        arrays = StageArrays(self.evaluator, cuts, min(most_stages, self.batch))
+        arrays = self.arrays.between(cuts, min(most_stages, self.batch))
         self.last_share = arrays.last_share
         parts, best = [self._single_stages()], float("inf")
         for goals in self._goals():
@@ -310,16 +314,15 @@ class SplitSearch:
         price = self._price(self.classes.used(split)) if self.objective.needs_prices else 0.0
         return Found(self.objective.score(seconds, price), seconds, split)
 
-    def _choose(self, ranked: list[Found]) -> list[Found]:
+    def _choose(self, ranked: list[Found], most_refined: int) -> list[Found]:
         """Refines the best ones; the simplest of the equally good, then the others."""
-        effort = self.effort
-        refiner = Refiner(self.evaluator, self._alternatives, effort.most_looks)
+        refiner = Refiner(self.arrays, self._alternatives, self.effort.most_looks)
         refined = {found.split: found for found in ranked}
         structures: dict[object, Found] = {}
         for found in ranked:
             structures.setdefault(_structure(found.split), found)
         best_score = min((found.score for found in ranked), default=0.0)
-        for found in list(structures.values())[: effort.most_refined]:
+        for found in list(structures.values())[:most_refined]:
             if found.score > self._worth_refining * best_score:
                 break
             better = self._simulated(refiner.improve(found.split), exact=True)
@@ -349,17 +352,24 @@ class SplitSearch:
 
     def _alternatives(self, replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
         """Other pipelines over the units of a replica, for its samples."""
+        key = self.classes.used((replica,)), replica.num_samples
+        known = self._lines_of.get(key)
+        if known is None:
+            known = self._lines_of[key] = tuple(self._best_lines(*key))
+        others = (other for other in known if other != replica)
+        return islice(others, self.effort.kept_lines)
+
+    def _best_lines(self, units: Counts, samples: int) -> Iterator[ReplicaChoice]:
+        """Unlike pipelines over all of some units for so many samples, the quickest first; one more
+        than alternatives are asked for."""
         assert self.partitions is not None
-        samples, found = replica.num_samples, dict[ReplicaChoice, None]()
-        lines = self.partitions.of_units(self.classes.used((replica,)))
+        lines, found = self.partitions.of_units(units), dict[ReplicaChoice, None]()
         for place in np.argsort(lines.seconds(samples, 0), kind="stable").tolist():
             stages, size = self._stages(lines.origin[place]), int(lines.size[place])
-            other = ReplicaChoice(stages, min(size, samples), samples)
-            if other != replica and other not in found:
-                found[other] = None
-                yield other
-            if len(found) == self.effort.kept_lines:
-                return
+            found[ReplicaChoice(stages, min(size, samples), samples)] = None
+            if len(found) > self.effort.kept_lines:
+                break
+        return iter(found)
 
 
 def _chip(classes: BlockClasses, unit: int) -> Chip:

@@ -12,7 +12,7 @@ from motley.plan.layout import Layout
 from motley.plan.memory.held import groups_of, held_parameters
 from motley.plan.memory.peak import StageMemory, StageNeeds
 from motley.plan.memory.stage import stage_needs
-from motley.plan.search.blocks import inside
+from motley.plan.search.blocks import inside, rates
 from motley.plan.search.choices import Block, StageChoice
 from motley.plan.search.memo import Held, Links, Memo, RunningSums
 from motley.plan.space import TRAINABLE, Space
@@ -24,10 +24,13 @@ from motley.plan.timing.cost import (
     boundary_bytes,
     counts_of,
     forward_flops,
-    layer_time,
+    member_layout,
+    member_time,
     optimizer_seconds,
+    with_messages,
 )
-from motley.plan.timing.sync import all_reduce_seconds, group_exchange_seconds
+from motley.plan.timing.messages import Place
+from motley.plan.timing.sync import group_exchange_seconds, ring_seconds
 from motley.recipe import Recipe
 
 
@@ -62,6 +65,7 @@ class StageTables:
         self.memo = memo or Memo()
         ids = self.memo.ids
         self._ids = [ids.setdefault(inside(block), len(ids)) for block in self.blocks]
+        self._chip_ids = [ids.setdefault(rates(block.chip), len(ids)) for block in self.blocks]
         self._kinds = _layer_kinds(self.config, self.sequence_length)
         self._exchanges: dict[int, float] = {}
         self._held_before = _running_counts(self._kinds)
@@ -143,21 +147,25 @@ class StageTables:
         return found
 
     def _layer_times(self, block: int, num_samples: int, layout: Layout) -> list[LayerTime]:
-        chip, spread = self.blocks[block]
+        samples = layout.member_samples(num_samples)
         known: dict[int, LayerTime] = {}
         for layer, kind in enumerate(self._kinds):
             if kind not in known:
-                known[kind] = layer_time(
-                    chip,
-                    self.config,
-                    layer,
-                    self.sequence_length,
-                    num_samples,
-                    layout,
-                    spread,
-                    self.stack,
-                )
+                known[kind] = self._layer_time(block, layer, samples, layout)
         return [known[kind] for kind in self._kinds]
+
+    def _layer_time(self, block: int, layer: int, samples: int, layout: Layout) -> LayerTime:
+        """Of a layer on a block whose members have so many samples each."""
+        chip, spread = self.blocks[block]
+        alike = member_layout(layout)
+        key = (self._chip_ids[block], layer, samples, alike)
+        alone = self.memo.layer_times.get(key)
+        if alone is None:
+            alone = self.memo.layer_times[key] = member_time(
+                chip, self.config, layer, self.sequence_length, samples, alike, self.stack
+            )
+        place = Place(self.config, layer, self.sequence_length, samples, layout, spread, self.stack)
+        return with_messages(alone, chip, place)
 
     def pass_seconds(
         self, stage: StageChoice, num_samples: int, layout: Layout
@@ -202,12 +210,9 @@ class StageTables:
         if len(blocks) < 2:
             return 0.0
         slowest = self.links.slowest(blocks)
-        return all_reduce_seconds(
-            num_parameters,
-            (0,) * len(blocks),
-            lambda *_: slowest,
-            element_bytes=self.stack.exchange_bytes,
-            constants=self.stack.constants,
+        stack = self.stack
+        return ring_seconds(
+            num_parameters, len(blocks), slowest, stack.exchange_bytes, stack.constants
         )
 
     def typical_exchange_seconds(self, block: int) -> float:

@@ -12,6 +12,7 @@ from motley.plan.search.blocks import Names
 from motley.plan.search.choices import ReplicaChoice, Split
 from motley.plan.search.evaluate import Evaluator
 from motley.plan.search.refine import Refiner
+from motley.plan.search.stage_arrays import ArraysByCuts
 
 ROUNDS = 6
 """In which shares are made fairer."""
@@ -23,6 +24,10 @@ MOST_UNIONS = 8
 
 GOOD = 0.97
 """Of what all kinds do alone: if they reach it together, none is left out for trial."""
+
+
+HOPEFUL = 1.1
+"""Kinds that together would have to be faster than alone by more are not tried."""
 
 
 class Part(NamedTuple):
@@ -72,13 +77,19 @@ class Unions:
             return
         if not self.kinds:
             return
-        alone = sum(options[0].samples_per_s for options in self.kinds)
+        rates = [options[0].samples_per_s for options in self.kinds]
+        best_s = float("inf")
         for whole in self._together(self.kinds):
             yield whole
-            if self.global_batch / whole.step_s > GOOD * alone:
+            best_s = whole.step_s
+            if self.global_batch / best_s > GOOD * sum(rates):
                 return
-        for place in range(len(self.kinds)):
-            yield from self._together((*self.kinds[:place], *self.kinds[place + 1 :]))
+        for place, rate in enumerate(rates):
+            if self.global_batch > HOPEFUL * best_s * (sum(rates) - rate):
+                continue
+            for fewer in self._together((*self.kinds[:place], *self.kinds[place + 1 :])):
+                yield fewer
+                best_s = min(best_s, fewer.step_s)
 
     def _cheapest(self) -> list[tuple[Options, ...]]:
         """The choices of kinds that promise the best scores."""
@@ -112,7 +123,7 @@ class Unions:
                 now = self._joined(parts_now)
                 if now and self._score(now, parts_now) < self._score(best, parts):
                     best, parts = now, parts_now
-        refiner = Refiner(best.evaluator, lambda _: iter(()), MOST_LOOKS)
+        refiner = Refiner(ArraysByCuts(best.evaluator), lambda _: iter(()), MOST_LOOKS)
         split = refiner.improve(best.split, shares_only=True)
         step_s = best.evaluator.step_seconds(split, exact=True)
         if step_s is not None:

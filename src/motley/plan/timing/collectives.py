@@ -9,8 +9,10 @@ and each collective costs a start besides.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -108,6 +110,17 @@ def reached_share(
         return constants.network_share
     share: float = getattr(constants, name)
     return share
+
+
+def slowest_of(links: Sequence[Link], constants: Constants = CONSTANTS) -> Link:
+    """A link as narrow as the narrowest and as late as the latest."""
+    narrowest = min(
+        links, key=lambda link: link.bandwidth_bytes_per_s * reached_share(link, constants)
+    )
+    latency_s = max(link.latency_s for link in links)
+    if latency_s == narrowest.latency_s:
+        return narrowest
+    return dataclasses.replace(narrowest, latency_s=latency_s)
 
 
 @lru_cache(maxsize=256)

@@ -21,7 +21,7 @@ from motley.model.stream import carried_width, stream_width
 from motley.plan.layout import Layout
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.timing.kernels import Engine, engine_of, pass_seconds
-from motley.plan.timing.messages import Messages, Place, messages_of
+from motley.plan.timing.messages import Place, messages_of, sends
 from motley.plan.timing.work import LayerWork, Work, layer_work
 from motley.units import BYTES_PER_ELEMENT, Precision
 
@@ -98,14 +98,44 @@ def layer_time(
 ) -> LayerTime:
     """Time of one layer on a group of chips like `chip` for `num_samples` samples together."""
     samples = layout.member_samples(num_samples)
+    alone = member_time(chip, config, layer, sequence_length, samples, layout, stack)
+    return with_messages(
+        alone, chip, Place(config, layer, sequence_length, samples, layout, spread, stack)
+    )
+
+
+def member_time(
+    chip: Chip,
+    config: ModelConfig,
+    layer: int,
+    sequence_length: int,
+    samples: int,
+    layout: Layout,
+    stack: Stack = MOTLEY,
+) -> LayerTime:
+    """The part of `layer_time` that a chip of one member computes, for the member's samples."""
     if chip.efficiency is None:
-        alone = _counted_time(chip, config, layer, sequence_length, samples, layout)
-    else:
-        alone = _kernel_time(chip, config, layer, sequence_length, samples, layout, stack)
-    if layout.num_chips == 1:
+        return _counted_time(chip, config, layer, sequence_length, samples, layout)
+    return _kernel_time(chip, config, layer, sequence_length, samples, layout, stack)
+
+
+def member_layout(layout: Layout) -> Layout:
+    """A layout for which `member_time` is the same: other members change it only by experts."""
+    if layout.expert > 1:
+        return layout._replace(sharding="none")
+    return Layout(tensor=layout.tensor, recompute=layout.recompute)
+
+
+def with_messages(alone: LayerTime, chip: Chip, place: Place) -> LayerTime:
+    """Work and messages together, hidden where the stack hides them."""
+    if not sends(place.layout):
         return alone
-    place = Place(config, layer, sequence_length, samples, layout, spread, stack)
-    return _with_messages(alone, messages_of(chip, place))
+    messages = messages_of(chip, place)
+    return LayerTime(
+        messages.beside_forward(alone.forward_s),
+        messages.beside_backward(alone.backward_s),
+        alone.weight_s,
+    )
 
 
 def _counted_time(
@@ -159,15 +189,6 @@ def _repeated(
     if stack.selective == "half":
         return forward_s / 2
     return pass_seconds(engine, work.core)
-
-
-def _with_messages(alone: LayerTime, messages: Messages) -> LayerTime:
-    """Work and messages together, hidden where the stack hides them."""
-    return LayerTime(
-        messages.beside_forward(alone.forward_s),
-        messages.beside_backward(alone.backward_s),
-        alone.weight_s,
-    )
 
 
 def optimizer_seconds(

@@ -72,6 +72,12 @@ class Messages(NamedTuple):
         return max(work_s, message_s) + self.slowdown * min(work_s, message_s)
 
 
+def sends(layout: Layout) -> bool:
+    """Whether chips laid out so have messages in each layer."""
+    sharded = layout.sharding == "full" and layout.data > 1
+    return layout.tensor > 1 or layout.expert > 1 or sharded
+
+
 def messages_of(chip: Chip, place: Place) -> Messages:
     """The messages of one layer on chips like `chip`."""
     layout, stack = place.layout, place.stack

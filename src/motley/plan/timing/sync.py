@@ -26,6 +26,7 @@ from motley.plan.timing.collectives import (
     member_spread,
     reached_share,
     reduce_scatter_seconds,
+    slowest_of,
 )
 
 if TYPE_CHECKING:
@@ -69,11 +70,14 @@ def buckets_of(
     most = BUCKET_BYTES if bucket_bytes is None else bucket_bytes
     order = sorted(range(len(groups)), key=lambda index: (-min(groups[index].layers), index))
     buckets: list[Bucket] = []
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}
     for index in order:
         group = groups[index]
         if not group.num_parameters:
             continue
-        holders = _holders(group, ranges)
+        holders = known.get(group.layers)
+        if holders is None:
+            holders = known[group.layers] = _holders(group, ranges)
         last = buckets[-1] if buckets else None
         total = group.num_parameters + (last.num_parameters if last else 0)
         if last and last.ranks == holders and total * GRADIENT_BYTES <= most:
@@ -116,16 +120,22 @@ def all_reduce_seconds(
     A rank that is named more than once stands for as many alike. 2(n-1) rounds, each moving 1/n of
     the bytes (Patarasuk and Yuan, JPDC 2009).
     """
-    num_ranks = len(ranks)
-    if num_ranks < 2:
+    if len(ranks) < 2:
         return 0.0
     named = Counter(ranks)
     pairs = [*combinations(named, 2), *((rank, rank) for rank in named if named[rank] > 1)]
-    links = [link(first, second) for first, second in pairs]
-    bandwidth = min(each.bandwidth_bytes_per_s * reached_share(each, constants) for each in links)
-    latency = max(each.latency_s for each in links)
+    slowest = slowest_of([link(first, second) for first, second in pairs], constants)
+    return ring_seconds(num_parameters, len(ranks), slowest, element_bytes, constants)
+
+
+def ring_seconds(
+    num_parameters: float, num_ranks: int, slowest: Link, element_bytes: int, constants: Constants
+) -> float:
+    """`all_reduce_seconds` among ranks between which no path is slower than this one."""
+    bandwidth = slowest.bandwidth_bytes_per_s * reached_share(slowest, constants)
     rounds = 2 * (num_ranks - 1)
-    return rounds / num_ranks * element_bytes * num_parameters / bandwidth + rounds * latency
+    moved = rounds / num_ranks * element_bytes * num_parameters
+    return moved / bandwidth + rounds * slowest.latency_s
 
 
 def rows_exchange_seconds(config: ModelConfig, tokens: Sequence[int], link: Link) -> float:
