@@ -21,10 +21,12 @@ from motley.ablation import Interval, mean_interval
 
 
 def part_rows(ladder: ComputeLadder, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """One line for each part that has runs on both sides."""
+    """One line for each part that has runs on both sides; the stack's last one by what leaves it
+    out."""
     found = {(group.rung, group.share): group for group in groups}
-    after = {rung.name: rung.after for rung in ladder.variant if rung.after}
     left_out = _left_out(ladder)
+    stacks = {stack for stack, _ in left_out.values()}
+    after = {r.name: r.after for r in ladder.variant if r.after and r.name not in stacks}
     rows = []
     for group in groups:
         other, part = left_out.get(group.rung, (after.get(group.rung), group.rung))

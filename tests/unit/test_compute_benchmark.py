@@ -155,7 +155,7 @@ def test_every_rung_sweep_and_left_out_part_makes_a_recipe(
     monkeypatch.setattr(ladder, "corpus_folder", lambda name: Path("/texts") / name)
     table = ladder.load()
     assert table.baseline in [rung.name for rung in table.variant]
-    for size, corpus in (("XS", "python"), ("M", "prose")):
+    for size, corpus in zip(table.size, ("python", "prose", "prose", "python"), strict=True):
         specs = list(ladder.rung_specs(table, size, corpus, 1, None))
         for sweep in table.sweep:
             specs += ladder.sweep_specs(table, sweep.name, size, corpus, None)
