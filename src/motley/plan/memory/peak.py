@@ -72,13 +72,23 @@ class StageNeeds(NamedTuple):
     """The same as a share of what is allocated."""
     margin: float
 
+    def held_bytes(self, samples: int) -> float:
+        """All the time."""
+        return self.state_bytes + (self.table_bytes(samples) if self.table_bytes else 0.0)
+
+    def moment_bytes(self, samples: int) -> float:
+        """For a moment of a pass, beside the activations."""
+        return max([each.of(samples) for each in self.transients])
+
+    def after_bytes(self, samples: int) -> float:
+        """Behind the last pass, when the activations are gone."""
+        return max(self.taken_bytes, self.last_exchange.of(samples)) + self.late_gradient_bytes
+
     def peak(self, num_in_flight: int, samples: int) -> StageMemory:
         """With so many micro-batches kept, of so many samples on the chip."""
-        state = self.state_bytes + (self.table_bytes(samples) if self.table_bytes else 0.0)
+        state = self.held_bytes(samples)
         activations = num_in_flight * samples * self.kept_bytes
-        moment = max([each.of(samples) for each in self.transients])
-        after = max(self.taken_bytes, self.last_exchange.of(samples)) + self.late_gradient_bytes
-        passing = max(moment, after - activations)
+        passing = max(self.moment_bytes(samples), self.after_bytes(samples) - activations)
         buffers = samples * self.edge_bytes + self.buffer_bytes
         allocated = state + activations + passing + buffers
         return StageMemory(

@@ -81,6 +81,17 @@ class Stages(NamedTuple):
         return able
 
 
+class Behind(NamedTuple):
+    """Of the ends of a level, by (s, g, 1, b, j): j is the cut where they begin."""
+
+    head: Indices
+    """Type of block of the first stage."""
+    half_work: Floats
+    """Of the first stage, for one micro-batch."""
+    time: Floats
+    exchanged: Floats
+
+
 class Ways(NamedTuple):
     """The best ways to go on behind a stage, by (s, b, g, i)."""
 
@@ -149,36 +160,43 @@ class Ends:
         links[CUT] = self.num_cuts - 1
         return values, links
 
-    def ways(self, block: int, stages: Stages, level: Level, sources: Indices) -> Ways:
+    def behind(self, level: Level) -> Behind:
+        """What the ends of a level give to the scores of stages before them."""
+        values = level.values
+        exchanged = np.where(self.among, values[SHARED], values[ALONE])
+        fields = level.links[BLOCK], values[WORK] / 2, values[TIME], exchanged
+        return Behind._make(each.swapaxes(1, 2)[:, :, None].copy() for each in fields)
+
+    def ways(self, block: int, stages: Stages, behind: Behind, sources: Indices) -> Ways:
         """To go on behind a stage on this block, with the ends of some sets."""
-        own, behind = self._own(block, stages), self._behind(block, level, sources)
-        num_ranks = behind[0].shape[3]
+        own, others = self._own(block, stages), self._added(block, behind, sources)
+        num_ranks = behind.time.shape[3]
         width = min(self.beam, num_ranks * self.num_cuts)
         shape = (len(sources), width, *own[0].shape[:2])
         score = np.full(shape, NEVER, np.float32)
-        rank, cut = np.zeros((2, *shape), np.intp)
+        code = np.zeros(shape, np.intp)
         for rows, cuts in self._slabs(stages.forward[block], len(sources) * num_ranks):
             some = [each[:, rows, :, cuts] for each in own]
             chunk = max(1, CACHED // (some[0].size * num_ranks))
             for first in range(0, len(sources), chunk):
                 sets = slice(first, first + chunk)
-                found, place = self._best(some, [each[sets, ..., cuts] for each in behind])
+                found, place = self._best(some, [each[sets, ..., cuts] for each in others])
                 best = (sets, slice(found.shape[1]), slice(None), rows)
                 score[best] = found
-                rank[best], cut[best] = np.divmod(place, cuts.stop - cuts.start)
-                cut[best] += cuts.start
-        source = sources[:, None, None, None]
-        whole = (len(self.one_way), *level.values.shape[1:3], self.num_cuts)
-        return Ways(
-            score, np.ravel_multi_index((np.full_like(cut, block), source, rank, cut), whole)
-        )
+                rank, cut = np.divmod(place, cuts.stop - cuts.start)
+                code[best] = rank * self.num_cuts + cut + cuts.start
+        first_codes = (block * len(behind.time) + sources) * num_ranks * self.num_cuts
+        return Ways(score, code + first_codes[:, None, None, None])
 
     def _slabs(self, forward: Floats, num_ends: int) -> Iterator[tuple[slice, slice]]:
         """Neighbouring cuts where a stage begins, with those where it may end: behind the first of
         them, and where some stage still fits its chips."""
+        count = min(MOST_SLABS, num_ends * forward.size // CACHED)
+        if count < 2:
+            yield slice(0, self.num_cuts), slice(0, self.num_cuts)
+            return
         fits = (forward < NEVER).any(axis=0)
         furthest = np.where(fits, np.arange(self.num_cuts), 0).max(axis=1)
-        count = max(1, min(MOST_SLABS, num_ends * forward.size // CACHED))
         bounds = np.linspace(0, self.num_cuts, count + 1).round().astype(int).tolist()
         for first, last in pairwise(bounds):
             end = int(furthest[first:last].max(initial=0))
@@ -195,17 +213,12 @@ class Ends:
         parts = [counts * work + tail, counts / 2 * work + tail, work + tail, forward]
         return [each[:, :, None, :] for each in parts]
 
-    def _behind(self, block: int, level: Level, sources: Indices) -> list[Floats]:
-        """What the ends add to all but the first (s, g, i, b, j)."""
-        rest, head = level.values[:, sources], level.links[BLOCK, sources]
+    def _added(self, block: int, behind: Behind, sources: Indices) -> list[Floats]:
+        """What the ends of some sets add to all parts but the first (s, g, i, b, j)."""
+        head, half_work, time, exchanged = (each[sources] for each in behind)
         one_way = self.one_way[block][head]
-        exchanged = np.where(self.among, rest[SHARED], rest[ALONE])
-        parts = [
-            self.counts * (one_way + rest[WORK] / 2),
-            2 * one_way + rest[TIME],
-            one_way + exchanged,
-        ]
-        return [np.moveaxis(each, 1, 2)[:, :, None].copy() for each in parts]
+        counts = self.counts[:, :, None, None]
+        return [counts * (one_way + half_work), 2 * one_way + time, one_way + exchanged]
 
     def _best(self, own: list[Floats], behind: list[Floats]) -> tuple[Floats, Indices]:
         """The smallest scores, and their places among ranks and cuts (s, b, g, i)."""
@@ -215,6 +228,11 @@ class Ends:
         np.maximum(score, part, out=score)
         np.add(own[3], behind[2], out=part)
         np.maximum(score, part, out=score)
+        if self.beam == 1:
+            flat = score.reshape(-1, score.shape[3] * score.shape[4])
+            first = flat.argmin(axis=1)
+            shape = (score.shape[0], 1, *score.shape[1:3])
+            return flat[np.arange(len(flat)), first].reshape(shape), first.reshape(shape)
         flat = score.reshape(*score.shape[:3], -1)
         best = smallest(flat, 3, self.beam)
         lowest = np.take_along_axis(flat, best, axis=3)

@@ -79,12 +79,17 @@ class Lines(NamedTuple):
         links of a level: an array (lines, times)."""
         left = seconds[None, :] - (self.start_s + self._tail_s(level))[:, None]
         trip = self.trip_s[:, None]
-        first = np.clip(left / trip, 0.0, 1.0)
-        further = np.maximum(left - trip, 0.0) / self.period_s[:, None]
-        grain = self.grain[:, None]
-        samples = np.floor((first + further) * self.size[:, None] / grain + ROUNDING) * grain
+        samples = np.maximum(left - trip, 0.0)
+        samples /= self.period_s[:, None]
+        left /= trip
+        samples += np.clip(left, 0.0, 1.0, out=left)
+        samples *= (self.size / self.grain)[:, None]
+        samples += ROUNDING
+        np.floor(samples, out=samples)
+        if (self.grain > 1).any():
+            samples *= self.grain[:, None]
         samples[samples < self.least[:, None]] = 0.0
-        return np.minimum(samples, self.most[:, None])
+        return np.minimum(samples, self.most[:, None], out=samples)
 
     def seconds(self, num_samples: float, level: int | None) -> Floats:
         """Time of some samples on each line; infinite where it has no such number."""

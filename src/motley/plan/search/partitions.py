@@ -61,6 +61,21 @@ class _Grid(NamedTuple):
     """With any replicas, from every subset of some units (subsets, times); 0 for other subsets."""
 
 
+class _Round(NamedTuple):
+    """Subsets with as many units, one after the other."""
+
+    codes: Integers
+    inside: Integers
+    """The sets in each that have one of its first units (-1: none)."""
+    left: Integers
+    """What these leave."""
+    first_ways: Integers
+    """Where the sets of each subset begin."""
+    smaller: Integers
+    """The subsets of each with one unit less."""
+    first_smaller: Integers
+
+
 class Partitions:
     """All ways to form replicas from the sets of units that have a pipeline."""
 
@@ -77,6 +92,7 @@ class Partitions:
         self.ideal_s = ideal_s
         self.levels = levels
         self._known: dict[tuple[Counts, int, bool], _Grid] = {}
+        self._known_rounds: dict[Counts, list[_Round]] = {}
         self._quickest: dict[tuple[int, int, int], tuple[int, float, int]] = {}
         self._radix = np.array(
             [math.prod(t + 1 for t in totals[k + 1 :]) for k in range(len(totals))]
@@ -122,25 +138,38 @@ class Partitions:
             found.append((np.append(inside, -1), np.append(left, code - int(self._radix[first]))))
         return found
 
-    @cached_property
-    def _smaller(self) -> list[Integers]:
-        """For every subset, those with one unit less."""
-        return [code - self._radix[row > 0] for code, row in enumerate(self._digits)]
-
-    def _inside(self, units: Counts) -> list[int]:
-        """The subsets of some units, by their codes."""
-        found: list[int] = np.flatnonzero((self._digits <= np.array(units)).all(axis=1)).tolist()
+    def _rounds(self, units: Counts) -> list[_Round]:
+        """The subsets of some units by how many units they have."""
+        found = self._known_rounds.get(units)
+        if found is None:
+            inside = (self._digits <= np.array(units)).all(axis=1)
+            sizes = self._digits.sum(axis=1)
+            found = self._known_rounds[units] = [
+                self._round(np.flatnonzero(inside & (sizes == size)).tolist())
+                for size in range(1, sum(units) + 1)
+            ]
         return found
+
+    def _round(self, codes: list[int]) -> _Round:
+        ways = [self._ways[code] for code in codes]
+        smaller = [code - self._radix[self._digits[code] > 0] for code in codes]
+        return _Round(
+            np.array(codes),
+            np.concatenate([inside for inside, _ in ways]),
+            np.concatenate([left for _, left in ways]),
+            _begins([inside for inside, _ in ways]),
+            np.concatenate(smaller),
+            _begins(smaller),
+        )
 
     def _grid(self, times: Floats, level: int, units: Counts) -> _Grid:
         alone, shared = (self._samples(times, each) for each in (None, level))
         most, single = np.zeros((2, len(self.subsets), len(times)), dtype=np.int32)
         single[self.sets] = alone[:-1]
-        for code in self._inside(units)[1:]:
-            inside, left = self._ways[code]
-            most[code] = (shared[inside] + most[left]).max(axis=0)
-            smaller = self._smaller[code]
-            np.maximum(single[code], single[smaller].max(axis=0), out=single[code])
+        for codes, inside, left, first_ways, smaller, first_smaller in self._rounds(units):
+            most[codes] = np.maximum.reduceat(shared[inside] + most[left], first_ways)
+            best = np.maximum.reduceat(single[smaller], first_smaller)
+            single[codes] = np.maximum(single[codes], best)
         return _Grid(level, times, shared, np.maximum(most, single))
 
     def _samples(self, times: Floats, level: int | None) -> Samples:
@@ -296,3 +325,9 @@ class Partitions:
                 best = int(seconds.argmin())
                 found = self._quickest[key] = (begin + best, float(seconds[best]), share)
             yield found
+
+
+def _begins(parts: Sequence[Sequence[int] | Integers]) -> Integers:
+    """Where each of some parts begins when they stand one after the other."""
+    lengths = [0, *map(len, parts)]
+    return np.cumsum(lengths[:-1])

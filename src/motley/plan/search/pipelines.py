@@ -115,10 +115,11 @@ class PipelineSearch:
     def _longer(self, level: Level) -> Level:
         """With one more stage before each."""
         stages, grown = self._next_stages(), list[tuple[NDArray[np.int64], Ways]]()
+        behind = self.ends.behind(level)
         for block in stages.able():
             sources = self._addable(block, level.sets)
             if len(sources):
-                ways = self.ends.ways(block, stages, level, sources)
+                ways = self.ends.ways(block, stages, behind, sources)
                 grown.append((level.sets[sources] + self._needed[block], ways))
         if not grown:
             return level._replace(sets=level.sets[:0])

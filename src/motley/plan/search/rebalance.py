@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,9 +74,15 @@ class Rebalancer:
 class Reorderer:
     """Finds the best order and boundaries of the blocks of one pipeline."""
 
-    def __init__(self, arrays: ArraysByCuts) -> None:
+    def __init__(self, arrays: ArraysByCuts, ordered: Collection[Goals] = ()) -> None:
+        """In `ordered` are goals for which pipelines are in their best order already."""
         self.evaluator = arrays.evaluator
         self.arrays = arrays
+        self._ordered = {
+            (goals.micro_batch_size, count, not among)
+            for goals in ordered
+            for count, among in goals.pairs
+        }
         self._known: dict[tuple[object, ...], tuple[StageChoice, ...]] = {}
 
     def reordered(self, replica: ReplicaChoice, *, alone: bool) -> ReplicaChoice | None:
@@ -85,6 +91,8 @@ class Reorderer:
         size, count = replica.micro_batch_size, _rounded(replica.num_micro_batches)
         sets = math.prod(each + 1 for each in counts.values())
         if sets > MOST_SETS or len(replica.stages) < 2:
+            return replica
+        if (size, replica.num_micro_batches, alone) in self._ordered:
             return replica
         key = (*sorted(counts.items()), size, count, alone)
         found = self._known.get(key)

@@ -7,10 +7,11 @@ exactly simulated step gets shorter, or stays as it is with less work at its end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import zip_longest
 
 from motley.plan.search.choices import ReplicaChoice, Split, StageChoice
+from motley.plan.search.ends import Goals
 from motley.plan.search.rebalance import Rebalancer, Reorderer
 from motley.plan.search.stage_arrays import ArraysByCuts
 from motley.plan.space import layouts
@@ -47,12 +48,20 @@ Alternatives = Callable[[ReplicaChoice], Iterator[ReplicaChoice]]
 class Refiner:
     """Improves splits step by step; `most_looks` bounds the changes tried for one split."""
 
-    def __init__(self, arrays: ArraysByCuts, alternatives: Alternatives, most_looks: int) -> None:
+    def __init__(
+        self,
+        arrays: ArraysByCuts,
+        alternatives: Alternatives,
+        most_looks: int,
+        ordered: Collection[Goals] = (),
+    ) -> None:
+        """`ordered`: goals for which pipelines over one block of each unit are in their best
+        order."""
         self.evaluator = arrays.evaluator
         self.alternatives = alternatives
         self.most_looks = most_looks
         self.rebalancer = Rebalancer(arrays)
-        self.reorderer = Reorderer(arrays)
+        self.reorderer = Reorderer(arrays, ordered)
         self._busy: dict[ReplicaChoice, float] = {}
         self._improved: dict[Split, Split] = {}
 

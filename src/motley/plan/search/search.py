@@ -101,7 +101,7 @@ def _score(plan: Plan, objective: Objective) -> float:
 def nothing_found(candidates: Candidates) -> MotleyError:
     """Why no candidate will do: the model fits nowhere, or no plan ends in time."""
     recipe, cluster, objective = candidates.recipe, candidates.cluster, candidates.objective
-    fastest = best_plans(candidates.with_objective(FASTEST))
+    fastest = [] if objective == FASTEST else best_plans(candidates.with_objective(FASTEST))
     if not fastest:
         return no_plan(recipe, cluster, candidates.space, candidates.stack)
     plan = fastest[0].plan

@@ -316,7 +316,9 @@ class SplitSearch:
 
     def _choose(self, ranked: list[Found], most_refined: int) -> list[Found]:
         """Refines the best ones; the simplest of the equally good, then the others."""
-        refiner = Refiner(self.arrays, self._alternatives, self.effort.most_looks)
+        refiner = Refiner(
+            self.arrays, self._alternatives, self.effort.most_looks, self._ordered_goals()
+        )
         refined = {found.split: found for found in ranked}
         structures: dict[object, Found] = {}
         for found in ranked:
@@ -341,6 +343,17 @@ class SplitSearch:
         for each in order:
             others.setdefault(_structure(each.split), each)
         return list(others.values())
+
+    def _ordered_goals(self) -> list[Goals]:
+        """For which pipelines were built from every order of their blocks: not where units can form
+        blocks in several ways, of which the best alone was kept."""
+        if len(self.classes.needs) > len(self.classes.totals):
+            return []
+        alone = [[pair for pair in each.goals.pairs if not pair[1]] for each in self.searches]
+        return [
+            each.goals._replace(pairs=tuple(pairs))
+            for each, pairs in zip(self.searches, alone, strict=True)
+        ]
 
     @property
     def _worth_refining(self) -> float:

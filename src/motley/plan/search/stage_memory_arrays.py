@@ -19,9 +19,6 @@ from motley.plan.search.tables import StageTables
 
 Floats = NDArray[np.float64]
 
-MANY = 10**6
-"""Micro-batches of which the activations outweigh everything else."""
-
 FEW = 6
 """Stages of one pattern up to which each is asked for."""
 
@@ -94,13 +91,14 @@ class NeedsTable:
 def _asked(
     tables: StageTables, stage: StageChoice, size: int, layout: Layout
 ) -> tuple[float, float, float, float]:
-    none, many = (tables.memory(stage, kept, size, layout) for kept in (0, MANY))
-    share = 1 + many.margin
+    needs, samples = tables.needs(stage, layout), layout.member_samples(size)
+    share = 1 + needs.margin
+    buffers = samples * needs.edge_bytes + needs.buffer_bytes
     return (
-        share * (none.state_bytes + none.buffer_bytes) + none.context_bytes,
-        share * many.activation_bytes / MANY,
-        share * many.transient_bytes,
-        share * none.transient_bytes,
+        share * (needs.held_bytes(samples) + buffers) + needs.context_bytes,
+        share * samples * needs.kept_bytes,
+        share * needs.moment_bytes(samples),
+        share * needs.after_bytes(samples),
     )
 
 

@@ -108,11 +108,11 @@ class StageTables:
         need = self.memo.memory.get(key)
         if need is None:
             samples = layout.member_samples(micro_batch_size)
-            need = self._needs(stage, layout).peak(num_in_flight, samples)
+            need = self.needs(stage, layout).peak(num_in_flight, samples)
             self.memo.memory[key] = need
         return need
 
-    def _needs(self, stage: StageChoice, layout: Layout) -> StageNeeds:
+    def needs(self, stage: StageChoice, layout: Layout) -> StageNeeds:
         """What the stage needs, whatever its micro-batches and their number."""
         block, first, last = stage
         precision = self.blocks[block].chip.precision
