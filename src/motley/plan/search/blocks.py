@@ -72,8 +72,8 @@ class _Place(NamedTuple):
     """Groups of one kind on nodes of their own are linked alike to every third."""
 
 
-KnownLinks = dict[tuple[Hashable, ...], Link]
-"""Links between groups of one cluster."""
+KnownLinks = dict[tuple[Names, Names], Link]
+"""Links between groups of one cluster, whose chips are in some order."""
 
 
 class GroupLinks:
@@ -85,7 +85,8 @@ class GroupLinks:
         """`known` is shared by all that are of one cluster."""
         self._cluster = cluster
         self._groups = groups
-        self._known = {} if known is None else known
+        self._known: dict[tuple[Hashable, ...], Link] = {}
+        self._shared = {} if known is None else known
         self._slowest: dict[tuple[int, ...], Link] = {}
 
     @cached_property
@@ -98,11 +99,16 @@ class GroupLinks:
         shared = set(here.nodes).intersection(there.nodes)
         key: tuple[Hashable, ...] = (here.kind, there.kind, here.nodes == there.nodes)
         if (shared and here.nodes != there.nodes) or first == second:
-            key = (self._groups[first], self._groups[second])
+            key = (first, second)
         found = self._known.get(key)
         if found is None:
-            names = self._groups[first], self._groups[second]
-            found = self._known[key] = joined_link(self._cluster, *names)
+            found = self._known[key] = self._joined(self._groups[first], self._groups[second])
+        return found
+
+    def _joined(self, first: Names, second: Names) -> Link:
+        found = self._shared.get((first, second))
+        if found is None:
+            found = self._shared[first, second] = joined_link(self._cluster, first, second)
         return found
 
     def slowest(self, groups: Sequence[int]) -> Link:

@@ -46,9 +46,6 @@ OPTIONS_OF_EACH = 2
 OPTIONS = 5
 """Of them in all."""
 
-REFINED_OF_EACH = 1
-"""Of them, from each cut: beside other kinds shares and links are unlike, so little of it stays."""
-
 
 class Candidate(NamedTuple):
     """A split over groups of chips, and its simulated step; the lower the score, the better."""
@@ -144,7 +141,7 @@ class Candidates:
         found = [
             (each, how)
             for how in cuts
-            for each in self._over(cut(kind, how), samples, REFINED_OF_EACH)[:OPTIONS_OF_EACH]
+            for each in self._over(cut(kind, how), samples)[:OPTIONS_OF_EACH]
         ]
         if not found:
             return (), cuts[0]
@@ -169,12 +166,7 @@ class Candidates:
             found[tuple(now)] = None
         return list(found)
 
-    def _over(
-        self,
-        units: Sequence[Names],
-        global_batch: int | None = None,
-        most_refined: int | None = None,
-    ) -> list[Candidate]:
+    def _over(self, units: Sequence[Names], global_batch: int | None = None) -> list[Candidate]:
         """The best splits over some units, of the recipe's batch or another."""
         classes = block_classes(
             self.cluster, units, merges=self.space.groups, known_links=self.known_links
@@ -184,7 +176,7 @@ class Candidates:
             batch = dataclasses.replace(recipe.batch, global_batch=global_batch)
             recipe = dataclasses.replace(recipe, batch=batch)
         evaluator = self._evaluator(recipe, classes.blocks, classes)
-        found = SplitSearch(evaluator, classes, self.objective).run(most_refined)
+        found = SplitSearch(evaluator, classes, self.objective).run()
         return [on_chips(each, classes) for each in found[:KEPT_OF_EACH]]
 
     def _evaluator_of_groups(self, groups: Sequence[Names]) -> Evaluator:

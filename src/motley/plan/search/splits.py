@@ -82,14 +82,13 @@ class SplitSearch:
         self.partitions: Partitions | None = None
         self._lines_of: dict[tuple[Counts, int], tuple[ReplicaChoice, ...]] = {}
 
-    def run(self, most_refined: int | None = None) -> list[Found]:
-        """The best split first; empty if none fits. At most so many structures are refined."""
+    def run(self) -> list[Found]:
+        """The best split first; empty if none fits."""
         self.partitions = self._partitions()
         if self.partitions is None:
             return []
         ranked = sorted(self._visit(self.partitions))
-        most = self.effort.most_refined
-        return self._choose(ranked, most if most_refined is None else min(most, most_refined))
+        return self._choose(ranked)
 
     def _partitions(self) -> Partitions | None:
         """All pipelines, and the ways to form replicas of them."""
@@ -314,7 +313,7 @@ class SplitSearch:
         price = self._price(self.classes.used(split)) if self.objective.needs_prices else 0.0
         return Found(self.objective.score(seconds, price), seconds, split)
 
-    def _choose(self, ranked: list[Found], most_refined: int) -> list[Found]:
+    def _choose(self, ranked: list[Found]) -> list[Found]:
         """Refines the best ones; the simplest of the equally good, then the others."""
         refiner = Refiner(
             self.arrays, self._alternatives, self.effort.most_looks, self._ordered_goals()
@@ -324,7 +323,7 @@ class SplitSearch:
         for found in ranked:
             structures.setdefault(_structure(found.split), found)
         best_score = min((found.score for found in ranked), default=0.0)
-        for found in list(structures.values())[:most_refined]:
+        for found in list(structures.values())[: self.effort.most_refined]:
             if found.score > self._worth_refining * best_score:
                 break
             better = self._simulated(refiner.improve(found.split), exact=True)
