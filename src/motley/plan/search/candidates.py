@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from motley.cluster import Cluster
 from motley.plan.objective import Objective, usd_per_hour
+from motley.plan.search.alone import KEPT_OF_EACH, Alone, Candidate, on_chips
 from motley.plan.search.blocks import GroupLinks, KnownLinks, Names, block_of
 from motley.plan.search.build import Built, built
-from motley.plan.search.choices import Block, Split
-from motley.plan.search.classes import BlockClasses, block_classes, joined
+from motley.plan.search.choices import Block
+from motley.plan.search.classes import block_classes, joined
 from motley.plan.search.evaluate import Evaluator
 from motley.plan.search.expand import expand
 from motley.plan.search.groupings import (
@@ -26,8 +26,8 @@ from motley.plan.search.groupings import (
 )
 from motley.plan.search.memo import Links, Memo
 from motley.plan.search.rows import rows
-from motley.plan.search.splits import Found, SplitSearch
-from motley.plan.search.unions import Options, Part, Unions
+from motley.plan.search.splits import SplitSearch
+from motley.plan.search.unions import Unions
 from motley.plan.space import Space
 from motley.plan.stack import Stack
 from motley.recipe import Recipe
@@ -38,22 +38,12 @@ SIMPLER = 1e-3
 NOTHING_TO_WIN = 0.01
 """Kinds that together reach what each does alone, but for this share, are not searched further."""
 
-KEPT_OF_EACH = 4
+HELD_UP = 1.3
+"""Kinds that side by side take so many times as long as at the speed of each alone are looked at
+closer only where pipelines over several kinds are not much better."""
 
-OPTIONS_OF_EACH = 2
-"""Of what a kind does alone, from each cut, that are tried beside other kinds."""
-
-OPTIONS = 5
-"""Of them in all."""
-
-
-class Candidate(NamedTuple):
-    """A split over groups of chips, and its simulated step; the lower the score, the better."""
-
-    score: float
-    step_s: float
-    split: Split
-    groups: tuple[Names, ...]
+MOST_GAINED = 0.3
+"""By which share a closer look makes such a step shorter at most."""
 
 
 class Candidates:
@@ -114,23 +104,37 @@ class Candidates:
     def _of_kinds(self, kinds: Sequence[Kind]) -> list[Candidate]:
         """Kinds alone, together, and mixed."""
         alone = [self._alone(kind, kinds) for kind in kinds]
-        parts = [options for options, _ in alone if options]
+        parts = [options for each in alone if (options := each.options(self.cluster))]
         batch = self.recipe.batch.global_batch
         unions = Unions(parts, self.objective, batch, self._evaluator_of_groups)
-        found = []
-        for each in unions.best():
-            score = self.objective.score(each.step_s, each.usd_per_hour)
-            found.append(Candidate(score, each.step_s, each.split, each.groups))
-        if len(parts) == len(kinds) and found and not self.objective.needs_prices:
-            ideal_s = batch / sum(options[0].samples_per_s for options in parts)
-            if min(each.step_s for each in found) * (1 - NOTHING_TO_WIN) <= ideal_s:
-                return found
-        for cuts in self._mixed_cuts(kinds, [how for _, how in alone]):
+        rough_s = 0.0 if self.objective.needs_prices else unions.rough_seconds()
+        held_up = rough_s > HELD_UP * unions.ideal_s
+        found = [] if held_up else self._together(unions)
+        least_s = min((each.step_s for each in found), default=float("inf"))
+        is_ideal = least_s * (1 - NOTHING_TO_WIN) <= unions.ideal_s < float("inf")
+        if is_ideal and len(parts) == len(kinds) and not self.objective.needs_prices:
+            return found
+        for cuts in self._mixed_cuts(kinds, [each.cut for each in alone]):
             found += self._over(grouping(kinds, cuts))
+        least_s = min((each.step_s for each in found), default=float("inf"))
+        if held_up and rough_s * (1 - MOST_GAINED) < least_s:
+            found += self._together(unions)
         return found
 
-    def _alone(self, kind: Kind, kinds: Sequence[Kind]) -> tuple[Options, Cut]:
-        """What a kind does best with its share of the batch, and in which cut."""
+    def _together(self, unions: Unions) -> list[Candidate]:
+        """Kinds side by side."""
+        return [
+            Candidate(
+                self.objective.score(each.step_s, each.usd_per_hour),
+                each.step_s,
+                each.split,
+                each.groups,
+            )
+            for each in unions.best()
+        ]
+
+    def _alone(self, kind: Kind, kinds: Sequence[Kind]) -> Alone:
+        """What a kind does best with its share of the batch."""
         speeds = [
             each.num_chips * self.cluster.chip(each.nodes[0][0]).training_flops_per_s
             for each in kinds
@@ -138,19 +142,7 @@ class Candidates:
         own = speeds[kinds.index(kind)] / sum(speeds)
         samples = max(1, round(self.recipe.batch.global_batch * own))
         cuts = cuts_of(kind, self.space)
-        found = [
-            (each, how)
-            for how in cuts
-            for each in self._over(cut(kind, how), samples)[:OPTIONS_OF_EACH]
-        ]
-        if not found:
-            return (), cuts[0]
-        found = sorted(found, key=lambda pair: _order(pair[0]))[:OPTIONS]
-        return tuple(self._part(each, samples) for each, _ in found), found[0][1]
-
-    def _part(self, candidate: Candidate, samples: int) -> Part:
-        chips = tuple(self.cluster.chip(name) for name in joined(candidate.groups))
-        return Part(candidate.split, candidate.groups, samples / candidate.step_s, chips)
+        return Alone(samples, [(how, self._search(cut(kind, how), samples)) for how in cuts])
 
     def _mixed_cuts(self, kinds: Sequence[Kind], own: Sequence[Cut]) -> list[tuple[Cut, ...]]:
         """Cuts for pipelines over several kinds: each kind's own best where that can be borne, and
@@ -166,18 +158,20 @@ class Candidates:
             found[tuple(now)] = None
         return list(found)
 
-    def _over(self, units: Sequence[Names], global_batch: int | None = None) -> list[Candidate]:
-        """The best splits over some units, of the recipe's batch or another."""
+    def _over(self, units: Sequence[Names]) -> list[Candidate]:
+        """The best splits over some units."""
+        search = self._search(units, self.recipe.batch.global_batch)
+        return [on_chips(each, search.classes) for each in search.run()[:KEPT_OF_EACH]]
+
+    def _search(self, units: Sequence[Names], global_batch: int) -> SplitSearch:
+        """Over some units, of the recipe's batch or another."""
         classes = block_classes(
             self.cluster, units, merges=self.space.groups, known_links=self.known_links
         )
-        recipe = self.recipe
-        if global_batch is not None:
-            batch = dataclasses.replace(recipe.batch, global_batch=global_batch)
-            recipe = dataclasses.replace(recipe, batch=batch)
+        batch = dataclasses.replace(self.recipe.batch, global_batch=global_batch)
+        recipe = dataclasses.replace(self.recipe, batch=batch)
         evaluator = self._evaluator(recipe, classes.blocks, classes)
-        found = SplitSearch(evaluator, classes, self.objective).run()
-        return [on_chips(each, classes) for each in found[:KEPT_OF_EACH]]
+        return SplitSearch(evaluator, classes, self.objective)
 
     def _evaluator_of_groups(self, groups: Sequence[Names]) -> Evaluator:
         blocks = [block_of(self.cluster, names) for names in groups]
@@ -193,39 +187,17 @@ class Candidates:
 
     def _ordered(self, found: list[Candidate]) -> list[Candidate]:
         """The best first; of nearly equal ones that with the fewest groups leads."""
-        every = sorted((each for each in found if each.score < float("inf")), key=_order)
+        every = sorted(
+            (each for each in found if each.score < float("inf")), key=lambda each: each.order
+        )
         if not every:
             return []
         limit = every[0].score * (1 + SIMPLER)
         lead = min(
             (each for each in every if each.score <= limit),
-            key=lambda each: (len(each.groups), _order(each)),
+            key=lambda each: (len(each.groups), each.order),
         )
         return [lead, *(each for each in every if each is not lead)]
-
-
-def on_chips(found: Found, classes: BlockClasses) -> Candidate:
-    """The split with the chips of actual units in place of types of blocks, in order."""
-    left = [iter(members) for members in classes.members]
-    groups: list[Names] = []
-    replicas = []
-    for replica in sorted(found.split, key=lambda each: (-each.num_samples, each.stages)):
-        held: list[int] = []
-        for block in replica.blocks:
-            held.append(len(groups))
-            groups.append(
-                joined(
-                    next(members)
-                    for members, count in zip(left, classes.needs[block], strict=True)
-                    for _ in range(count)
-                )
-            )
-        stages = tuple(
-            stage._replace(block=held[group])
-            for group, stage in zip(replica.held_by, replica.stages, strict=True)
-        )
-        replicas.append(replica._replace(stages=stages))
-    return Candidate(found.score, found.step_s, tuple(replicas), tuple(groups))
 
 
 def _coarser(how: Cut) -> Cut:
@@ -234,7 +206,3 @@ def _coarser(how: Cut) -> Cut:
         fewer = max(each for each in range(1, how.slices) if how.slices % each == 0)
         return how._replace(slices=fewer)
     return how._replace(parts=max(e for e in range(1, how.parts) if how.parts % e == 0))
-
-
-def _order(candidate: Candidate) -> tuple[float, int, Split]:
-    return candidate.score, len(candidate.groups), candidate.split

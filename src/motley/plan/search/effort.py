@@ -61,7 +61,7 @@ def effort_for(
     if is_small and states <= EXHAUSTIVE:
         if states <= ALL_TRIED:
             return Effort(True, num_layers + 1, 6, 99, 32, 300, 80, 1500, 1.4)
-        return Effort(True, num_layers + 1, 3, 99, 12, 60, 12, 1500, 1.4)
+        return Effort(True, num_layers + 1, 3, 99, 12, 60, 40, 1500, 1.4)
     if num_sets * num_types <= SOME:
         return Effort(False, MOST_CUTS, 1, 2, 4, 12, 3, 60, 1.15)
     return Effort(False, MOST_CUTS, 1, 1, 2, 8, 2, 40, 1.15)

@@ -90,7 +90,7 @@ class Reorderer:
         counts = Counter(stage.block for stage in replica.stages)
         size, count = replica.micro_batch_size, _rounded(replica.num_micro_batches)
         sets = math.prod(each + 1 for each in counts.values())
-        if sets > MOST_SETS or len(replica.stages) < 2:
+        if sets > MOST_SETS or len(counts) < 2:
             return replica
         if (size, replica.num_micro_batches, alone) in self._ordered:
             return replica

@@ -87,8 +87,7 @@ class SplitSearch:
         self.partitions = self._partitions()
         if self.partitions is None:
             return []
-        ranked = sorted(self._visit(self.partitions))
-        return self._choose(ranked)
+        return self._choose(sorted(self._visit(self.partitions)))
 
     def _partitions(self) -> Partitions | None:
         """All pipelines, and the ways to form replicas of them."""

@@ -69,6 +69,19 @@ class Unions:
         self.global_batch = global_batch
         self.evaluator = evaluator
 
+    @property
+    def ideal_s(self) -> float:
+        """A step in which every kind is as fast as alone."""
+        rate = sum(options[0].samples_per_s for options in self.kinds)
+        return self.global_batch / rate if rate else float("inf")
+
+    def rough_seconds(self) -> float:
+        """A step of what each kind does best alone, side by side, of all or all but one."""
+        parts = [options[0] for options in self.kinds]
+        choices = [parts, *(parts[:k] + parts[k + 1 :] for k in range(len(parts)))]
+        joined = (self._joined(each) for each in choices if each)
+        return min((each.step_s for each in joined if each), default=float("inf"))
+
     def best(self) -> Iterator[Union]:
         """The union of all kinds, and those of fewer that may be better."""
         if self.objective.needs_prices:
