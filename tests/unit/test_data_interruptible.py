@@ -14,6 +14,8 @@ BUSY = """
 import os, signal, threading
 from motley.data.tokenizer import train_tokenizer
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+
 def texts():
     yield "one text and one more text"
     assert threading.current_thread() is not threading.main_thread()
