@@ -118,9 +118,9 @@ def test_admitting_and_removing(shell: Shell) -> None:
     assert "'lab-b' may not amend" in shell("remove store lab-a --key lab-b.key", 64)
     assert "was admitted before" in shell(f"admit store {member} --key lab-a.key", 64)
     assert "was never admitted" in shell("remove store lab-x --key lab-a.key", 64)
-    assert json.loads(shell("status store --json"))["pending_amendments"] == 3
-    pending = "from the next seal on: admit lab-c, remove lab-b, readmit lab-b"
-    assert pending in shell("status store")
+    pending = ["admit lab-c", "remove lab-b", "readmit lab-b"]
+    assert json.loads(shell("status store --json"))["pending_amendments"] == pending
+    assert f"from the next seal on: {', '.join(pending)}" in shell("status store")
 
 
 def test_what_founding_refuses(shell: Shell) -> None:

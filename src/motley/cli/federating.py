@@ -188,8 +188,7 @@ def status(store_url: str, fingerprint: str | None, *, as_json: bool) -> None:
         "last_seal": last and {"round": last.round, "party": last.party},
         "published": sorted(look.updates),
         "reviewed": sorted(look.reviews),
-        "pending_amendments": len(look.pending),
-        "pending": [
+        "pending_amendments": [
             f"{each.action} {each.name}" if each.name else each.action
             for each in (read_body(Amendment, signed, view.federation) for signed in look.pending)
         ],
@@ -222,8 +221,8 @@ def _print_status(data: dict[str, Any], terms: Terms) -> None:
     for line in data["parties"]:
         published = "published" if line["party"] in data["published"] else "-"
         print(f"  {line['party']:<32} {line['standing']:<10} {published}")
-    if data["pending"]:
-        print(f"from the next seal on: {', '.join(data['pending'])}")
+    if data["pending_amendments"]:
+        print(f"from the next seal on: {', '.join(data['pending_amendments'])}")
     for each in data["rejected"][-10:]:
         print(f"rejected in round {each['round']}: {each['party']}: {each['reason']}")
     for each in data["refused"][-10:]:

@@ -27,6 +27,7 @@ from motley.federation.objects import Signed, signed_bytes
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 KEY_FORMAT = "motley-key-1"
+KEY_FILE = "Name the file that 'motley federation keygen' wrote: NAME.key."
 
 
 def check_name(name: str) -> str:
@@ -114,7 +115,7 @@ def load_identity(path: Path) -> Identity:
     except (OSError, ValueError) as cause:
         raise IdentityError(
             f"{path} is not a key file: {cause}.",
-            remedy="Name the file that 'motley federation keygen' wrote: NAME.key.",
+            remedy=KEY_FILE,
         ) from None
     if stat.S_IMODE(mode) & 0o077:
         raise IdentityError(
@@ -135,7 +136,7 @@ def _read_identity(table: Any, path: Path) -> Identity:
     except (KeyError, TypeError, ValueError) as cause:
         raise IdentityError(
             f"{path} is not a key file of motley: {cause}.",
-            remedy="Name the file that 'motley federation keygen' wrote: NAME.key.",
+            remedy=KEY_FILE,
         ) from None
 
 

@@ -36,20 +36,26 @@ class Candidate(NamedTuple):
         return self.score, len(self.groups), self.split
 
 
-class Alone:
-    """What one kind does best with some samples: options, the best first, and their cuts."""
+class Alone(NamedTuple):
+    """What one kind does best with some samples."""
 
-    def __init__(self, samples: int, searches: Sequence[tuple[Cut, SplitSearch]]) -> None:
-        self.samples = samples
+    samples: int
+    candidates: list[Candidate]
+    """The best first; none if the model does not fit."""
+    cut: Cut
+    """That of the best candidate, or the first where there is none."""
+
+    @classmethod
+    def of(cls, samples: int, searches: Sequence[tuple[Cut, SplitSearch]]) -> Alone:
+        """The best of what the searches find, each over the kind in one cut."""
         found = [
             (on_chips(each, search.classes), how)
             for how, search in searches
             for each in search.run()[:OPTIONS_OF_EACH]
         ]
         best = sorted(found, key=lambda pair: pair[0].order)[:OPTIONS]
-        self.cut = best[0][1] if best else searches[0][0]
-        """That of the best option, or the first where the model fits in none."""
-        self.candidates = [candidate for candidate, _ in best]
+        cut = best[0][1] if best else searches[0][0]
+        return cls(samples, [candidate for candidate, _ in best], cut)
 
     def options(self, cluster: Cluster) -> Options:
         """To stand beside other kinds; none if the model does not fit."""

@@ -142,7 +142,7 @@ class Candidates:
         own = speeds[kinds.index(kind)] / sum(speeds)
         samples = max(1, round(self.recipe.batch.global_batch * own))
         cuts = cuts_of(kind, self.space)
-        return Alone(samples, [(how, self._search(cut(kind, how), samples)) for how in cuts])
+        return Alone.of(samples, [(how, self._search(cut(kind, how), samples)) for how in cuts])
 
     def _mixed_cuts(self, kinds: Sequence[Kind], own: Sequence[Cut]) -> list[tuple[Cut, ...]]:
         """Cuts for pipelines over several kinds: each kind's own best where that can be borne, and

@@ -63,7 +63,7 @@ class Refiner:
         self.rebalancer = Rebalancer(arrays)
         self.reorderer = Reorderer(arrays, ordered)
         self._busy: dict[ReplicaChoice, float] = {}
-        self._improved: dict[Split, Split] = {}
+        self._improved: dict[tuple[Split, bool], Split] = {}
 
     def score(self, split: Split, longest_s: float = float("inf")) -> tuple[float, float] | None:
         """Step time, and the sum of the replicas' times; None if it does not fit, or if some
@@ -104,8 +104,9 @@ class Refiner:
         improved = best is not None
         tried, way = {split}, list[Split]()
         while improved and looks < self.most_looks:
-            if split in self._improved:
-                split = self._improved[split]
+            known = self._improved.get((split, shares_only))
+            if known is not None:
+                split = known
                 break
             way.append(split)
             improved = False
@@ -121,7 +122,7 @@ class Refiner:
                     break
                 if looks >= self.most_looks:
                     break
-        self._improved.update(dict.fromkeys(way, split))
+        self._improved.update(((each, shares_only), split) for each in way)
         return split
 
     def changes(self, split: Split) -> Iterator[Split]:
@@ -172,6 +173,8 @@ class Refiner:
     def _changed_replicas(self, replica: ReplicaChoice) -> Iterator[ReplicaChoice]:
         for size in self._other_sizes(replica):
             yield replica._replace(micro_batch_size=size)
+            if self.most_looks >= MANY_LOOKS:
+                yield from self._other_layouts(replica._replace(micro_batch_size=size, layouts=()))
         yield from self._other_layouts(replica)
         yield from self._other_schedules(replica)
         if replica.devices:

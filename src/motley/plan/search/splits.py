@@ -14,13 +14,14 @@ from motley.plan.objective import Objective, usd_per_hour
 from motley.plan.search.choices import ReplicaChoice, Split, StageChoice
 from motley.plan.search.classes import BlockClasses, Counts
 from motley.plan.search.effort import cuts_between, effort_for, probes, spread
-from motley.plan.search.ends import TYPICAL_EXCHANGE, Goals
+from motley.plan.search.ends import Goals
 from motley.plan.search.evaluate import Evaluator
 from motley.plan.search.levels import Levels
 from motley.plan.search.lines import Lines
 from motley.plan.search.partitions import Partitions, Promise
 from motley.plan.search.pipelines import PipelineSearch
-from motley.plan.search.refine import Refiner, micro_batch_sizes
+from motley.plan.search.refine import Refiner
+from motley.plan.search.single_stages import SingleStages
 from motley.plan.search.stage_arrays import ArraysByCuts
 from motley.plan.space import layouts
 
@@ -77,8 +78,6 @@ class SplitSearch:
         self.searches: list[PipelineSearch] = []
         self.levels = Levels(evaluator, classes)
         self.arrays = ArraysByCuts(evaluator)
-        self.last_share = 1.0
-        """Of the whole model's exchange of gradients, what begins only behind the last pass."""
         self.partitions: Partitions | None = None
         self._lines_of: dict[tuple[Counts, int], tuple[ReplicaChoice, ...]] = {}
 
@@ -95,8 +94,10 @@ class SplitSearch:
         cuts = cuts_between(self.evaluator.num_layers, effort.most_cuts)
         most_stages = min(sum(totals), len(cuts) - 1)
         arrays = self.arrays.between(cuts, min(most_stages, self.batch))
-        self.last_share = arrays.last_share
-        parts, best = [self._single_stages()], float("inf")
+        single = SingleStages(
+            self.evaluator, self.classes, self.layouts, effort, self.levels, arrays.last_share
+        )
+        parts, best = [single.lines(self._least_size())], float("inf")
         for goals in self._goals():
             search = PipelineSearch(
                 self.evaluator,
@@ -139,74 +140,6 @@ class SplitSearch:
         """Samples of a micro-batch with which some block has work for all its chips."""
         members = [min(layout.data for layout in each) for each in self.layouts]
         return min(self.batch, *members)
-
-    def _single_stages(self) -> Lines:
-        """Each block that holds the whole model alone, with every micro-batch size that fits.
-
-        Nothing waits for a first micro-batch there, and a long last backward hides the exchange.
-        """
-        rows = []
-        for block, need in enumerate(self.classes.needs):
-            width = self.classes.blocks[block].num_chips
-            least = 1
-            for size in self._single_sizes(width):
-                found = self._single_layouts(block, size)
-                rows += [
-                    (
-                        need,
-                        float(size),
-                        float(layout.data),
-                        least,
-                        self.batch,
-                        *self._single_stage(block, size, layout),
-                        origin,
-                    )
-                    for layout in found
-                    for origin in ((-1, block, self.layouts[block].index(layout), 0, 0),)
-                ]
-                if not found:
-                    break
-                least = size + 1
-        if not rows:
-            return Lines.none(len(self.classes.totals), len(self.levels.seconds))
-        return Lines._make(np.array(column) for column in zip(*rows, strict=True))
-
-    def _single_sizes(self, width: int) -> Sequence[int]:
-        if self.effort.all_sizes:
-            return micro_batch_sizes(self.batch)
-        if self.evaluator.space.groups:
-            return spread(min(self._least_size(), width), self.batch, self.effort)
-        powers = [width << power for power in range((self.batch // width).bit_length())]
-        return [*powers, self.batch] if powers and powers[-1] < self.batch else powers
-
-    def _single_layouts(self, block: int, size: int) -> list[Layout]:
-        """Layouts in which the block holds the whole model: the fastest, or all for few splits."""
-        evaluator, count = self.evaluator, -(-self.batch // size)
-        stage = StageChoice(block, 0, evaluator.num_layers)
-        fastest = evaluator.layout(stage, 1, size, count)
-        if fastest is None or not self.effort.all_sizes:
-            return [fastest] if fastest else []
-        able = self.classes.blocks[block].chip.memory_bytes
-        return [
-            layout
-            for layout in self.layouts[block]
-            if evaluator.memory(stage, 1, size, layout).total_bytes <= able
-        ]
-
-    def _single_stage(
-        self, block: int, size: int, layout: Layout
-    ) -> tuple[float, float, float, float, list[float]]:
-        evaluator = self.evaluator
-        stage = StageChoice(block, 0, evaluator.num_layers)
-        forward, backward = evaluator.pass_seconds(stage, size, layout)
-        own, passes = evaluator.exchange_seconds(stage, layout), forward + backward
-        typical = evaluator.typical_exchange_seconds(block)
-        among = [float(TYPICAL_EXCHANGE) * max(typical, each) for each in self.levels.seconds]
-        alone, *shared = (
-            max(each - backward, each * self.last_share)
-            for each in (own, *(own + each for each in among))
-        )
-        return evaluator.optimizer_seconds(stage, layout), passes, passes, alone, shared
 
     def _split(self, promise: Promise) -> Split:
         assert self.partitions is not None
