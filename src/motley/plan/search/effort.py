@@ -56,7 +56,7 @@ def effort_for(
     states = (num_layers + 1) * num_sets * sum(num_layouts)
     is_small = num_layers <= FEW_LAYERS and num_chips <= FEW_CHIPS
     if is_small and states <= EXHAUSTIVE:
-        return Effort(True, num_layers + 1, 3, 99, 12, 300, 80, 1500, 1.4)
+        return Effort(True, num_layers + 1, 6, 99, 32, 300, 80, 1500, 1.4)
     if num_sets * num_types <= SOME:
         return Effort(False, MOST_CUTS, 1, 2, 4, 12, 3, 60, 1.15)
     return Effort(False, MOST_CUTS, 1, 1, 2, 8, 2, 40, 1.15)
