@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import functools
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -193,7 +198,9 @@ def _value(value: object) -> str:
     return repr(value)
 
 
-def start_cli(small: tuple[Recipe, PreparedData], base: Path) -> tuple[subprocess.Popen[str], Path]:
+def start_cli(
+    small: tuple[Recipe, PreparedData], base: Path, **options: Any
+) -> tuple[subprocess.Popen[str], Path]:
     recipe = write_toml(base / "recipe.toml", endless(small[0]).to_dict())
     cluster = write_toml(base / "cluster.toml", jobs.cluster("fp32", "fp32").to_dict())
     run = base / "run"
@@ -201,7 +208,8 @@ def start_cli(small: tuple[Recipe, PreparedData], base: Path) -> tuple[subproces
         [sys.executable, "-m", "motley.cli.main", "train", str(recipe),
          "--cluster", str(cluster), "--run", str(run)],
         env={**os.environ, "XDG_CACHE_HOME": str(base / "cache")},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        text=True, start_new_session=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )  # fmt: skip
     return process, run
 
@@ -230,6 +238,31 @@ def test_ctrl_c_saves_and_exits_cleanly(small: tuple[Recipe, PreparedData], tmp_
     found = newest_whole(folder.checkpoints, pytest.fail)
     assert found is not None
     assert found[1].step == end["step"] == max(jobs.losses(folder))
+
+
+def test_a_closed_terminal_saves_too(small: tuple[Recipe, PreparedData], tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process, run = start_cli(
+        small, tmp_path, stdin=theirs, stdout=theirs, stderr=theirs,
+        preexec_fn=functools.partial(fcntl.ioctl, 0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:
+        os.set_blocking(ours, False)
+
+        def has_trained() -> bool:
+            terminal.read(65536)
+            events = run / "events.jsonl"
+            return events.is_file() and '"step"' in events.read_text()
+
+        until(has_trained, process)
+    process.wait(120)  # the terminal is closed: the system sends SIGHUP
+    folder = RunFolder(run)
+    (end,) = jobs.events(folder, "run_finished")
+    assert end["reason"] == "stopped"
+    found = newest_whole(folder.checkpoints, pytest.fail)
+    assert found is not None
+    assert found[1].step == end["step"]
 
 
 def test_ctrl_c_before_the_first_step_leaves_no_process(

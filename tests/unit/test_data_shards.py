@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
 from motley.data import PreparedData, Report, TokenStream, prepare, train_tokenizer
+from motley.data.cache import temporary_folder
 from motley.data.corpus import is_held_out, read_corpus
 from motley.data.files import silent
 from motley.data.prepared import INDEX_FILE, TOKEN_BYTES_FILE, TOKENIZER_FILE
@@ -336,7 +338,14 @@ def test_killed_process_leaves_no_data_and_its_rest_is_removed_later(tmp_path: P
     assert left.name.startswith(".partial-")
     data = make(cache)
     assert left.exists()
-    os.utime(left, (0, 0))
+    os.utime(left, (time.time() - 120,) * 2)
     make(cache, vocab_size=300)
     assert not left.exists()
     assert data.folder.exists()
+
+
+def test_what_a_living_process_builds_is_never_removed(tmp_path: Path) -> None:
+    with temporary_folder(tmp_path, "a test") as first:
+        os.utime(first, (0, 0))
+        with temporary_folder(tmp_path, "a test"):
+            assert first.exists()

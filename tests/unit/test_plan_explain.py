@@ -55,9 +55,10 @@ def test_the_terminals_text_is_golden(name: str) -> None:
     assert text == path.read_text(encoding="utf-8")
 
 
-def test_a_narrow_terminal_loses_no_figure() -> None:
-    text = shown(*CASES["plan_small_memory"], width=60)
-    assert max(len(line) for line in text.splitlines()) <= 60
+@pytest.mark.parametrize("width", [30, 40, 60])
+def test_a_narrow_terminal_loses_no_figure(width: int) -> None:
+    text = shown(*CASES["plan_small_memory"], width=width)
+    assert max(len(line) for line in text.splitlines()) <= width
     assert "…" not in text
     plan = search(*CASES["plan_small_memory"])
     for placement in plan.placements():

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from motley.cli.output import print_json, say
 from motley.cli.planning import cluster_for, require_hours, show_plan
 from motley.cli.scaling import scaled_to_hours
+from motley.cli.stopping import stopping
 from motley.cluster import Cluster, load_cluster
 from motley.errors import InputError
 from motley.plan.plan import load_plan
@@ -69,7 +66,7 @@ def run(
 def watch(job: Job, go_on: str, *, quiet: bool) -> None:
     """Shows a run to its end; `go_on` is the command that resumes it. Raises what made it fail."""
     folder = job.folder
-    with _stopping(job):
+    with stopping(job):
         if quiet:
             job.process.wait()
         else:
@@ -139,27 +136,3 @@ def _frugal(what: What, cluster: Cluster) -> Recipe:
     for change in transfer.changes:
         say(f"  {change}")
     return transfer.recipe
-
-
-@contextmanager
-def _stopping(job: Job) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks for a clean stop, the second ends the run at once."""
-    asked = 0
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            job.request_stop()
-            say("\nStopping after this step and saving. Once more ends the run at once.")
-        else:
-            job.kill()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if job.is_running:
-            job.kill()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from motley.cluster import Cluster
+from motley.plan.explain.narrow import TableOrLines
 from motley.plan.explain.shares import speed_shares, work_shares
 from motley.plan.plan import Placement, Plan
 from motley.recipe import Recipe
@@ -68,34 +70,45 @@ def _headline(plan: Plan, recipe: Recipe) -> Text:
     )
 
 
-def _chip_table(plan: Plan, recipe: Recipe, cluster: Cluster) -> Table:
+def _chip_table(plan: Plan, recipe: Recipe, cluster: Cluster) -> TableOrLines:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("chip", overflow="fold", max_width=16)
     table.add_column("layers", overflow="fold", min_width=7)
     for title in ("samples", "work", "speed", "memory", "busy"):
         is_share = title in ("work", "speed", "busy")
         table.add_column(title, justify="right", no_wrap=is_share, overflow="fold", min_width=6)
-    work, speed = work_shares(plan, recipe), speed_shares(cluster.chips)
+    rows = [*_busy_rows(plan, recipe, cluster), *_idle_rows(plan, cluster)]
     has_pipelines = plan.world_size > len(plan.replicas)
+    ends = [has_pipelines and placement.is_last for placement in plan.placements()]
+    for row, is_end in zip_longest(rows, ends, fillvalue=False):
+        table.add_row(*row, end_section=is_end)
+    return TableOrLines(table, rows)
+
+
+def _busy_rows(plan: Plan, recipe: Recipe, cluster: Cluster) -> Iterator[list[Text]]:
+    work, speed = work_shares(plan, recipe), speed_shares(cluster.chips)
     for placement in plan.placements():
         stage = placement.stage
-        table.add_row(
+        yield [
             Text(stage.label, style="bold"),
-            _layers(placement),
-            _samples(placement) if placement.is_first else "",
-            percent(sum(work[chip] for chip in stage.chips)),
-            percent(sum(speed[chip] for chip in stage.chips)),
+            Text(_layers(placement)),
+            Text(_samples(placement) if placement.is_first else ""),
+            Text(percent(sum(work[chip] for chip in stage.chips))),
+            Text(percent(sum(speed[chip] for chip in stage.chips))),
             _memory(placement),
-            percent(stage.busy_share),
-            end_section=has_pipelines and placement.is_last,
-        )
-    for name in plan.idle_chips[:MOST_IDLE_SHOWN]:
-        table.add_row(Text(name, style="dim"), "idle", "", "", percent(speed[name]), "", "")
-    more = plan.idle_chips[MOST_IDLE_SHOWN:]
+            Text(percent(stage.busy_share)),
+        ]
+
+
+def _idle_rows(plan: Plan, cluster: Cluster) -> Iterator[list[Text]]:
+    speed = speed_shares(cluster.chips)
+    shown, more = plan.idle_chips[:MOST_IDLE_SHOWN], plan.idle_chips[MOST_IDLE_SHOWN:]
+    idle = [(name, speed[name]) for name in shown]
     if more:
-        share = percent(sum(speed[name] for name in more))
-        table.add_row(Text(f"{len(more)} more", style="dim"), "idle", "", "", share, "", "")
-    return table
+        idle.append((f"{len(more)} more", sum(speed[name] for name in more)))
+    for name, share in idle:
+        cells = ["idle", "", "", percent(share), "", ""]
+        yield [Text(name, style="dim"), *map(Text, cells)]
 
 
 def _sources(cluster: Cluster) -> Text:
