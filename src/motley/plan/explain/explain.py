@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
 from typing import Any
 
 from rich import box
@@ -77,12 +76,13 @@ def _chip_table(plan: Plan, recipe: Recipe, cluster: Cluster) -> TableOrLines:
     for title in ("samples", "work", "speed", "memory", "busy"):
         is_share = title in ("work", "speed", "busy")
         table.add_column(title, justify="right", no_wrap=is_share, overflow="fold", min_width=6)
-    rows = [*_busy_rows(plan, recipe, cluster), *_idle_rows(plan, cluster)]
     has_pipelines = plan.world_size > len(plan.replicas)
-    ends = [has_pipelines and placement.is_last for placement in plan.placements()]
-    for row, is_end in zip_longest(rows, ends, fillvalue=False):
-        table.add_row(*row, end_section=is_end)
-    return TableOrLines(table, rows)
+    busy, idle = list(_busy_rows(plan, recipe, cluster)), list(_idle_rows(plan, cluster))
+    for row, placement in zip(busy, plan.placements(), strict=True):
+        table.add_row(*row, end_section=has_pipelines and placement.is_last)
+    for row in idle:
+        table.add_row(*row)
+    return TableOrLines(table, busy + idle)
 
 
 def _busy_rows(plan: Plan, recipe: Recipe, cluster: Cluster) -> Iterator[list[Text]]:
