@@ -140,6 +140,18 @@ def test_who_cannot_join_is_told_why(small: tuple[Recipe, PreparedData], tmp_pat
     assert not (tmp_path / "x").exists()
 
 
+def test_who_asks_for_another_vocabulary_is_told_that_it_is_not_used(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    recipe, data = shared(small[0], 3), small[1]
+    config = federation(tmp_path, recipe, data, terms(), ("lab-a", "lab-bee"))["lab-a"]
+    own = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, vocab_size=9999))
+    said: list[str] = []
+    folder = join(config, own, jobs.cluster("fp32"), tmp_path / "lab-a", said.append)
+    assert any(text.startswith("data.vocab_size = 9999 is not used") for text in said)
+    assert folder.recipe().model.vocab_size == recipe.model.vocab_size
+
+
 def test_a_simulated_federation_learns() -> None:
     result = simulate(memory_store(), 3, 3, 4, lambda text: None)
     losses = [each["loss"] for each in result["rounds"]]

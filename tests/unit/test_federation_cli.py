@@ -123,6 +123,25 @@ def test_admitting_and_removing(shell: Shell) -> None:
     assert f"from the next seal on: {', '.join(pending)}" in shell("status store")
 
 
+def test_who_removes_too_many_is_told(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    founded(shell)
+    remove("store", "lab-b", Path("lab-a.key"), fingerprint=None, as_json=False)
+    said = capsys.readouterr().err
+    assert "1 active party is left and the quorum is 2: no round can be sealed" in said
+
+
+def test_a_store_that_cannot_hold_a_federation_is_refused_before_any_text_is_read(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell("keygen lab-a")
+    member = shell("keygen lab-b").strip()
+    shutil.rmtree("text")
+    Path("store").mkdir()
+    Path("store/probe").write_text("in the way of a folder")
+    create = f"create store --recipe recipe.toml --key lab-a.key --member {member}"
+    assert "cannot write probe" in shell(f"{create} --terms terms.toml", 62)
+
+
 def test_what_founding_refuses(shell: Shell) -> None:
     founded(shell)
     again = "create store --recipe recipe.toml --key lab-a.key --member lab-b:" + "0" * 64

@@ -89,6 +89,17 @@ def test_who_has_published_before_waits_instead_of_training_on(made: Federation)
     assert again.looks_left < 0
 
 
+def test_a_party_trains_one_round_ahead_and_then_waits() -> None:
+    process = Process(federation("a", "b", chosen=terms(delay_steps=1, local_steps=3)), patience=12)
+    process.course.begin(0)
+    steps = 0
+    while not process.course.is_stopped:
+        steps += 1
+        process.train_step(steps)
+    assert steps == 2 * 3
+    assert process.said.count("federation_update") == 1
+
+
 def test_a_party_can_be_stopped_before_it_has_caught_up(made: Federation) -> None:
     process = Process(made, patience=0)
     process.course.begin(0)

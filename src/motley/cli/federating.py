@@ -48,7 +48,7 @@ def create(
     *,
     as_json: bool,
 ) -> None:
-    from motley.federation.founding import check_free, found, initial_parameters
+    from motley.federation.founding import found, initial_parameters, require_usable
     from motley.federation.state import GlobalState
     from motley.recipe import load_recipe
     from motley.train.prepare import prepare_data
@@ -59,7 +59,7 @@ def create(
     terms = _terms(terms_file, recipe.schedule.steps)
     keys = _member_keys(founder, members, terms)
     store = open_store(store_url, create=True)
-    check_free(store)
+    require_usable(store)  # before minutes of tokenizing
     recipe, prepared = prepare_data(recipe, say)
     state = GlobalState(terms, initial_parameters(recipe.model, recipe.seed))
     tokenizer = (prepared.folder / "tokenizer.json").read_bytes()
@@ -160,6 +160,24 @@ def _amend(
         return
     what = f"{action} '{name}'" if name else "a new group key"
     say(f"Amendment {amendment.number}: {what}. It takes effect in the next seal.")
+    if action == "remove":
+        _warn_of_too_few(view)
+    _say_handout(amendment, name)
+
+
+def _warn_of_too_few(view: View) -> None:
+    """Where the parties that are left cannot seal a round any more."""
+    view.refresh()
+    left, quorum = view.look().membership.active(), view.chain.charter.terms.round.quorum
+    if len(left) < quorum:
+        say(
+            f"Note: {len(left)} active {'party is' if len(left) == 1 else 'parties are'} left and "
+            f"the quorum is {quorum}: no round can be sealed until another one is admitted."
+        )
+
+
+def _say_handout(amendment: Amendment, name: str | None) -> None:
+    """Who gets the group key with it, if any."""
     handout = amendment.handout
     if handout is None:
         return

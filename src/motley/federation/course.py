@@ -251,9 +251,11 @@ class PartyCourse(Course):
 
     def _must_wait(self, correspondent: Correspondent) -> bool:
         """There is nothing to train for until the round is sealed: this process, or an earlier one
-        of the party, has given out its work."""
-        round_ = self._progress.round
-        if self._terms.delay_steps > 0 and round_ < self._num_rounds - 1:
+        of the party, has given out its work. With `delay_steps` it has trained one round ahead,
+        too: more would take it so far from the others that they refuse its next update."""
+        round_, steps = self._progress.round, self._progress.steps
+        may_train_ahead = self._terms.delay_steps > 0 and round_ < self._num_rounds - 1
+        if may_train_ahead and steps < self._progress.target:
             return False
         return self._given or not correspondent.takes_work(round_)
 

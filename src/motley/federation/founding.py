@@ -48,8 +48,7 @@ def found(
     `state` is the base, with the terms; `tokenizer` its digest and the bytes of `tokenizer.json`.
     `StoreError` if the store cannot hold a federation or holds one.
     """
-    check_free(store)
-    check_put_if_absent(store)
+    require_usable(store)
     group_key = new_group_key() if state.terms.encrypted else None
     cipher = GroupCipher(group_key) if group_key else None
     holders = {each.name: each.public_key for each in members} | {founder.party: founder.public_key}
@@ -76,10 +75,11 @@ def found(
     return read_charter(signed.data)
 
 
-def check_free(store: Store) -> None:
-    """`StoreError` if there is a federation in the store."""
+def require_usable(store: Store) -> None:
+    """`StoreError` if there is a federation in the store, or if it cannot hold one."""
     if store.size(CHARTER) is not None:
         raise _taken()
+    check_put_if_absent(store)
 
 
 def _taken() -> StoreError:

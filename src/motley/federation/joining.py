@@ -61,6 +61,11 @@ def join(
     else:
         check_free(path)
         _check_tokenizer(recipe, charter)
+        if recipe.data.tokenizer is None and recipe.data.vocab_size != shared.model.vocab_size:
+            report(
+                f"data.vocab_size = {recipe.data.vocab_size} is not used: the federation's "
+                f"tokenizer, which all share, has {shared.model.vocab_size} tokens."
+            )
         tokenizer = fetch_tokenizer(member, path)
         data = dataclasses.replace(shared.data, tokenizer=str(tokenizer))
         seed = own_seed(recipe.seed, member.party)
