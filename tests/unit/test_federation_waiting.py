@@ -89,14 +89,15 @@ def test_who_has_published_before_waits_instead_of_training_on(made: Federation)
     assert again.looks_left < 0
 
 
-def test_a_party_trains_one_round_ahead_and_then_waits() -> None:
-    process = Process(federation("a", "b", chosen=terms(delay_steps=1, local_steps=3)), patience=12)
+def test_a_party_trains_ahead_as_far_as_its_update_can_weigh_and_then_waits() -> None:
+    chosen = terms(delay_steps=1, local_steps=3)
+    process = Process(federation("a", "b", chosen=chosen), patience=40)
     process.course.begin(0)
     steps = 0
     while not process.course.is_stopped:
         steps += 1
         process.train_step(steps)
-    assert steps == 2 * 3
+    assert steps == 3 + 3 * chosen.defences.max_weight_ratio
     assert process.said.count("federation_update") == 1
 
 

@@ -139,6 +139,8 @@ class PartyCourse(Course):
         self._stop_requested = stop_requested
         self._steps_done = steps_done
         self._progress = Progress(0, 0, steps_between(self._terms))
+        self._most_ahead = charter.terms.defences.max_weight_ratio * steps_between(self._terms)
+        """Steps beyond which an update weighs no more."""
         self._given = False
         """Whether this round's work is given out."""
         self._news: News | None = None
@@ -251,11 +253,11 @@ class PartyCourse(Course):
 
     def _must_wait(self, correspondent: Correspondent) -> bool:
         """There is nothing to train for until the round is sealed: this process, or an earlier one
-        of the party, has given out its work. With `delay_steps` it has trained one round ahead,
-        too: more would take it so far from the others that they refuse its next update."""
+        of the party, has given out its work. With `delay_steps` it has trained ahead, too, as far
+        as its next update can weigh: more would only take it away from the others."""
         round_, steps = self._progress.round, self._progress.steps
         may_train_ahead = self._terms.delay_steps > 0 and round_ < self._num_rounds - 1
-        if may_train_ahead and steps < self._progress.target:
+        if may_train_ahead and steps < max(self._progress.target, self._most_ahead):
             return False
         return self._given or not correspondent.takes_work(round_)
 
