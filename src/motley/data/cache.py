@@ -77,5 +77,5 @@ def _remove_abandoned(cache: Path) -> None:
             with _opened(folder) as descriptor:
                 if age_s > least_age_s[_lock(descriptor)]:
                     shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:
+        except OSError:  # gone meanwhile, or another user's
             continue
