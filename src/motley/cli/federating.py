@@ -166,13 +166,16 @@ def _amend(
 
 
 def _warn_of_too_few(view: View) -> None:
-    """Where the parties that are left cannot seal a round any more."""
+    """Where the parties that are left are no quorum: it falls to their number."""
     view.refresh()
     left, quorum = view.look().membership.active(), view.chain.charter.terms.round.quorum
-    if len(left) < quorum:
+    if not left:
+        say("Note: nobody active is left: no round can be sealed until a party is admitted.")
+    elif len(left) < quorum:
         say(
-            f"Note: {len(left)} active {'party is' if len(left) == 1 else 'parties are'} left and "
-            f"the quorum is {quorum}: no round can be sealed until another one is admitted."
+            f"Note: the quorum is {quorum}, and {len(left)} active "
+            f"{'party is' if len(left) == 1 else 'parties are'} left: until more are admitted a "
+            "round needs the updates of all of them, and no more."
         )
 
 
