@@ -248,6 +248,24 @@ def test_a_removed_party_counts_no_more() -> None:
         made.party("c")
 
 
+def test_a_readmitted_party_is_awaited_and_publishes_at_once() -> None:
+    """Who is left cannot seal without it, so it must not have to wait for a seal."""
+    made = federation("a", "b")
+    amend(View(made.store), made.founder, "remove", "b")
+    assert len(made.run_round("a")[0].accepted) == 1
+    amend(View(made.store), made.founder, "readmit", "b")
+    alone = made.parties["a"]
+    alone.publish()
+    assert alone.advance() is None
+    assert alone.member.lacking() == (1, ["b"])
+    del made.parties["b"]
+    back = made.party("b")
+    back.publish()
+    sealed = finish_round([alone, back], made.clock)
+    assert {each.party for each in sealed[0].updates()} == {"a", "b"}
+    assert verify(View(made.store)).holds
+
+
 @pytest.mark.parametrize(
     ("who", "action", "name", "message"),
     [

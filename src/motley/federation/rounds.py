@@ -93,8 +93,8 @@ class Member:
         self._acting = Acting(self.view, identity)
         self._payloads = Payloads(store, self.chain, self.keyring, cache)
         self._expected = Expectation(self.chain, identity.party, clock)
-        self._open: Mapping[str, Manifest] = {}
-        """The manifests of the open round when it was last looked at."""
+        self._open: OpenRound | None = None
+        """The open round when it was last looked at; None before."""
 
     @property
     def party(self) -> str:
@@ -118,21 +118,21 @@ class Member:
     def lacking(self) -> tuple[int, list[str]]:
         """How many updates the open round lacks for a quorum, as last seen in the log, and the
         active members that have published none."""
-        membership = self.chain.membership
-        missing = [party for party in membership.active() if party not in self._open]
+        membership = self._open.membership if self._open else self.chain.membership
+        there = self._open.updates if self._open else {}
+        missing = [party for party in membership.active() if party not in there]
         published = len(membership.active()) - len(missing)
         return max(0, self.chain.needed_updates(membership) - published), missing
 
     def own_update(self) -> Update | None:
         """This party's update for the open round, as last seen in the log."""
-        manifest = self._open.get(self.party)
+        manifest = self._open.updates.get(self.party) if self._open else None
         return manifest.update if manifest else None
 
     def look(self) -> OpenRound:
         """Reads the open round anew."""
-        look = self.view.look()
-        self._open = look.updates
-        return look
+        self._open = self.view.look()
+        return self._open
 
     def refresh(self) -> list[SealedRound]:
         """Takes in new seals; gives them in order."""
@@ -141,7 +141,7 @@ class Member:
             self._expected.sealed(sealed)
         if new:
             self.keyring.learn(self.chain.membership.handouts)
-            self._open = {}
+            self._open = None
             self._payloads.keep_only({each.update.payload for each in new[-1].accepted})
         return new
 
@@ -212,9 +212,8 @@ class Member:
         return Published(update=manifest.update, is_new=is_new)
 
     def _check_publish(self, payload: bytes, base: str, round_: int) -> None:
-        membership = self.chain.membership
-        if self.party in membership.standings:
-            self._acting.check_standing(membership)
+        if not self.chain.membership.is_active(self.party):  # but may be from the next seal on
+            self._acting.check_standing(self.view.look().membership)
         if len(payload) > self.chain.charter.payload_bytes:
             raise PayloadError(
                 f"the update has {len(payload)} bytes; the charter allows "
