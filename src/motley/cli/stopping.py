@@ -46,7 +46,8 @@ def stopping(job: Job) -> Iterator[None]:
     try:
         yield
     except OSError as cause:
-        if cause.errno != errno.EIO:
+        is_gone = any(not os.isatty(terminal) for terminal in terminals)
+        if cause.errno != errno.EIO or not is_gone:
             raise
         _silence(terminals)  # written to a terminal that is gone, before its signal was handled
         job.request_stop()
