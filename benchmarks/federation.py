@@ -3,8 +3,9 @@
     python benchmarks/federation.py --json
     python benchmarks/federation.py --only links
 
-Bytes against loss and the attackers are long runs of their own (`federation_frontier.py`,
-`federation_attackers.py`); their kept results are read. A figure whose run is not there is null.
+Bytes against loss, the attackers and the faults are long runs of their own
+(`federation_frontier.py`, `federation_attackers.py`, `federation_faults.py`); their kept results
+are read. A figure whose run is not there is null.
 Each part's result is kept in `results/federation.json`, so the parts can be run one by one.
 """
 
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from common import origin, say
-from federation_faults import run_faults
 from federation_links import mixed_efficiency, round_overhead, utilisation
 from federation_parties import apart, one_thread
 from motley.federation.simulate import simulate, simulated_text
@@ -52,20 +52,19 @@ def _simulated(count: int) -> dict[str, Any]:
         return found
 
 
-PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "links": lambda trials: links(),
-    "overhead": lambda trials: round_overhead(),
-    "mixed": lambda trials: apart_mixed(),
-    "faults": run_faults,
-    "scale": lambda trials: scale(),
-}
-
-
 def apart_mixed() -> dict[str, Any]:
     """In a process of its own, since it reads the store and the others fork."""
     with tempfile.TemporaryDirectory(prefix="motley-mixed-") as name:
         found: dict[str, Any] = apart(mixed_efficiency, Path(name) / "result.json")
         return found
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "links": links,
+    "overhead": round_overhead,
+    "mixed": apart_mixed,
+    "scale": scale,
+}
 
 
 def kept(path: Path) -> dict[str, Any]:
@@ -78,7 +77,8 @@ def kept(path: Path) -> dict[str, Any]:
 
 def figures(parts: dict[str, Any]) -> dict[str, Any]:
     """The figures that the project gives; null where a part has not been run."""
-    links, faults = parts.get("links", {}), parts.get("faults", {})
+    links = parts.get("links", {})
+    faults = kept(RESULTS / "federation_faults.json")
     frontier = kept(RESULTS / "federation_frontier.json")
     attackers = kept(RESULTS / "federation_attackers.json")
     return {
@@ -98,14 +98,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the result on one line")
     parser.add_argument("--only", nargs="*", choices=list(PARTS), help="parts to run now")
-    parser.add_argument("--trials", type=int, default=50, help="of each kind of fault")
     arguments = parser.parse_args()
     one_thread()
     simulated_text(say)
     parts: dict[str, Any] = kept(KEPT).get("parts", {})
     for name in PARTS if arguments.only is None else arguments.only:
         say(name)
-        parts[name] = {**PARTS[name](arguments.trials), "origin": origin()}
+        parts[name] = {**PARTS[name](), "origin": origin()}
         KEPT.write_text(json.dumps({"parts": parts}, indent=1) + "\n")
     print(json.dumps({**figures(parts), "parts": parts}, indent=None if arguments.json else 2))
 

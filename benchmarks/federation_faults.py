@@ -4,7 +4,9 @@
     python benchmarks/federation_faults.py --only kill --trials 10 --seed 7
 
 A trial is a federation of four parties in a folder store. Something goes wrong at a random moment;
-the checks then read the log alone, and the parties' own events. Seeds say which trial it was.
+the checks then read the log alone, and the parties' own events. Seeds say which trial it was. Each
+kind is kept as it is done; the command goes on with those that are not there. With `--only` a kind
+runs anew, and is kept if it has as many trials.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from federation_scenarios import (
 from motley.federation.identity import new_identity
 from motley.federation.simulate import found_simulated, simulated_text
 from motley.federation.store import open_store
+
+RESULTS = Path(__file__).parent / "results" / "federation_faults.json"
 
 
 def run_trial(kind: str, seed: int, base: Path) -> dict[str, Any]:
@@ -99,21 +103,30 @@ def run_kind(kind: str, trials: int, seed: int, at_once: int) -> dict[str, Any]:
     return figures
 
 
-def run_faults(
-    trials: int, seed: int = 0, only: str | None = None, at_once: int = 2
-) -> dict[str, Any]:
-    """Every kind of fault; `at_once` trials together (an outage's mostly wait: four times that)."""
-    one_thread()
-    simulated_text(lambda text: None)  # prepared once, before the processes part
-    kinds = [only] if only else list(SCENARIOS)
-    found = {
-        kind: run_kind(kind, trials, seed, at_once * (4 if kind == "outage" else 1))
-        for kind in kinds
-    }
+def kept() -> dict[str, Any]:
+    """What earlier calls have measured, by kind."""
+    if not RESULTS.exists():
+        return {}
+    kinds: dict[str, Any] = json.loads(RESULTS.read_text())["kinds"]
+    return kinds
+
+
+def keep(kind: str, figures: dict[str, Any]) -> None:
+    """Into the record, unless that has more trials of the kind."""
+    kinds = kept()
+    if figures["trials"] >= kinds.get(kind, {}).get("trials", 0):
+        kinds[kind] = figures
+        RESULTS.write_text(json.dumps({**summary(kinds), "kinds": kinds}, indent=1) + "\n")
+
+
+def summary(kinds: dict[str, Any]) -> dict[str, Any]:
+    """Over all kinds that have been measured."""
     return {
-        "kinds": found,
-        "rounds_lost": sum(each["rounds_lost"] for each in found.values()),
-        "digests_equal": all(each["digests_equal"] for each in found.values()),
+        "rounds_lost": sum(each["rounds_lost"] for each in kinds.values()),
+        "committed_twice": sum(each["committed_twice"] for each in kinds.values()),
+        "digests_equal": all(each["digests_equal"] for each in kinds.values()),
+        "longest_wait_s": max(each["longest_wait_s"] for each in kinds.values()),
+        "not_measured": [kind for kind in SCENARIOS if kind not in kinds],
     }
 
 
@@ -125,8 +138,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=2)
     arguments = parser.parse_args()
-    result = run_faults(arguments.trials, arguments.seed, arguments.only, arguments.at_once)
-    result["origin"] = origin()
+    one_thread()
+    simulated_text(lambda text: None)  # prepared once, before the processes part
+    missing = [
+        kind for kind in SCENARIOS if kept().get(kind, {}).get("trials", 0) < arguments.trials
+    ]
+    measured = {}
+    for kind in [arguments.only] if arguments.only else missing:
+        # An outage's trials mostly wait.
+        at_once = arguments.at_once * (4 if kind == "outage" else 1)
+        figures = run_kind(kind, arguments.trials, arguments.seed, at_once)
+        measured[kind] = {**figures, "origin": origin()}
+        keep(kind, measured[kind])
+    shown = {**kept(), **measured}
+    result = {**summary(shown), "kinds": shown}
     print(json.dumps(result, indent=None if arguments.json else 2))
 
 
