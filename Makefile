@@ -15,10 +15,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)
-	rm -rf runs/demo
-	$(BIN)/motley train recipes/demo.toml --cluster clusters/demo.toml --run runs/demo
-	$(BIN)/motley report runs/demo
-	$(BIN)/motley sample runs/demo --prompt "def read_"
+	rm -rf runs/make-demo
+	$(BIN)/motley train recipes/demo.toml --cluster clusters/demo.toml --run runs/make-demo
+	$(BIN)/motley report runs/make-demo
+	$(BIN)/motley sample runs/make-demo --prompt "def read_"
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -115,7 +115,7 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
     """The ladder as a Markdown table."""
     head = (
         "| rung | share of horizon | seeds | bits/byte | 95 % interval | p | FLOPs ratio "
-        "| reaches target | optimizer's share | M parameters (active) "
+        "| reaches target | optimizer's share | M parameters (active, tables) "
         "| seconds ratio (process) |\n" + "| --- " * 11 + "|"
     )
     return "\n".join([head, *map(_line, rows)])
@@ -134,7 +134,7 @@ def _line(each: dict[str, Any]) -> str:
         f"{each['flops_ratio']:.2f}",
         "too few seeds" if reaches is None else "yes" if reaches else "no",
         f"{each['optimizer_share']:.1%}",
-        "{total:.2f} ({active:.2f})".format_map(
+        "{total:.2f} ({active:.2f}, {table:.2f})".format_map(
             {k: v / 1e6 for k, v in each["parameters"].items()}
         ),
         "" if ratio is None else f"{ratio:.2f}",

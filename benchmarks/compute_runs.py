@@ -35,6 +35,7 @@ from motley.data.selected import Selected
 from motley.errors import MotleyError
 from motley.events import EventLog
 from motley.model.counts import model_counts
+from motley.model.table_counts import table_parameters
 from motley.optim.flops import optimizer_flops, training_flops
 from motley.plan.search.search import search
 from motley.recipe import (
@@ -134,7 +135,8 @@ def key_of(recipe: Recipe, source_digest: str, precision: str, loop: str) -> str
 
 
 def kept() -> dict[str, Record]:
-    """Every finished run by its key, of all texts, sizes and machines; FLOPs as counted today."""
+    """Every finished run by its key, of all texts, sizes and machines; FLOPs and parameters as
+    counted today."""
     found: dict[str, Record] = {}
     for path in sorted(RESULTS.glob("runs-*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -143,7 +145,8 @@ def kept() -> dict[str, Record]:
                 precision, loop = record["precision"], record.get("loop", "motley")
                 key = key_of(recipe, record["corpus_digest"], precision, loop)
                 flops = flops_of(recipe, precision)
-                found.setdefault(key, {**record, "flops": flops})
+                again = {"flops": flops, "parameters": parameters_of(recipe)}
+                found.setdefault(key, {**record, **again})
     return found
 
 
@@ -275,6 +278,10 @@ def flops_of(recipe: Recipe, precision: Precision) -> dict[str, float]:
 
 
 def parameters_of(recipe: Recipe) -> dict[str, int]:
-    """All, and those that one token passes."""
+    """All, those that one token passes, and those of tables, which are looked up."""
     counts = model_counts(recipe.model, recipe.batch.sequence_length)
-    return {"total": counts.parameters, "active": counts.active_parameters}
+    return {
+        "total": counts.parameters,
+        "active": counts.active_parameters,
+        "table": table_parameters(recipe.model),
+    }

@@ -2,13 +2,15 @@
 
     python benchmarks/federation_attackers.py --json
     python benchmarks/federation_attackers.py --size XS --steps 300 --seed 1
+    python benchmarks/federation_attackers.py --no-gate     # what a charter has that names nothing
 
-A job is a size, a length and a seed; its rows are kept, and the command goes on where it was. The
-defences' constants were chosen by the rules in `docs/protocol.md`, not by these runs.
+A job is a size, a length, a seed, and whether members compare held-out losses (`loss_gate`); its
+rows are kept, and the command goes on where it was. The defences' constants were chosen by the
+rules in `docs/protocol.md`, not by these runs.
 
 The parties train in one process with the product's codecs, defences and merge; each round is judged
 as a reviewer judges it, and a party with three strikes is suspended. Forged manifests, replayed and
-changed objects are the log's matter and are measured in `federation.py`.
+changed objects are the log's matter: `tests/unit/test_federation_fuzz.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ RESULTS = Path(__file__).parent / "results" / "federation_attackers.json"
 NUM_PARTIES = 5
 ATTACKER = NUM_PARTIES - 1
 STRIKES = 3
-GATE = DefenceConfig(loss_gate=2.0)
+DEFENCES = {"gate": DefenceConfig(loss_gate=2.0), "no gate": DefenceConfig()}
+NO_GATE = ", no gate"
+"""At the end of a job's name."""
 GATE_SAMPLES = range(32)
 
 CODECS = {
@@ -61,6 +65,7 @@ class Watch:
 
     federation: Federation
     attack: Attack | None
+    defences: DefenceConfig
     strikes: list[int] = field(default_factory=lambda: [0] * NUM_PARTIES)
     reasons: dict[str, int] = field(default_factory=dict)
     """The attacker's, with the rounds they were given in."""
@@ -101,7 +106,7 @@ class Watch:
             codec=federation.codec,
             shapes=shapes,
             aggregate=federation.rounds.aggregate,
-            defences=GATE,
+            defences=self.defences,
             earlier=self.history[-1] if self.history else (),
             gate=lambda chosen: measure_rises(
                 federation.shared,
@@ -132,9 +137,10 @@ class Watch:
         if not is_attacker and reason in ("", "loss_gate", "noise"):
             self.least_agreement = min(self.least_agreement, review.agreements[place])
             self.least_score = min(self.least_score, review.scores[place])
-        if not is_attacker and reason in ("", "loss_gate"):
+        gate = self.defences.loss_gate
+        if gate is not None and not is_attacker and reason in ("", "loss_gate"):
             measured = [rise for rise in review.rises if rise != 0.0]
-            limit = largest_rise(measured, GATE.loss_gate or 0.0)
+            limit = largest_rise(measured, gate)
             self.largest_rise = max(self.largest_rise, review.rises[place] / max(limit, 1e-12))
 
 
@@ -194,10 +200,10 @@ ATTACKS: dict[str, Attack | None] = {
 }
 
 
-def measure(job: Job, codec: str, name: str) -> dict[str, Any]:
+def measure(job: Job, codec: str, name: str, defences: DefenceConfig) -> dict[str, Any]:
     """One training under one attack."""
     federation = Federation(job, CODECS[codec], NUM_PARTIES)
-    watch = Watch(federation, ATTACKS[name])
+    watch = Watch(federation, ATTACKS[name], defences)
     bits = federation.train(watch.accept)
     row = {
         "bits_per_byte": bits,
@@ -206,11 +212,16 @@ def measure(job: Job, codec: str, name: str) -> dict[str, Any]:
         "false_rejections": watch.false_rejections,
         "least_honest_agreement": round(watch.least_agreement, 4),
         "least_honest_score": round(watch.least_score, 1),
-        "largest_honest_rise_of_limit": round(watch.largest_rise, 3),
+        "largest_honest_rise_of_limit": _rounded(watch.largest_rise),
         "origin": origin(),
     }
     say(f"{codec:5} {name:14} {json.dumps({**row, 'origin': ''})}")
     return row
+
+
+def _rounded(value: float) -> float | None:
+    """None where nothing was measured, which JSON has no number for."""
+    return round(value, 3) if math.isfinite(value) else None
 
 
 def kept() -> dict[str, Any]:
@@ -221,14 +232,14 @@ def kept() -> dict[str, Any]:
     return jobs
 
 
-def fill(job: Job, key: str, codecs: list[str]) -> None:
+def fill(job: Job, key: str, codecs: list[str], defences: str) -> None:
     """Measures what is missing of one job, row by row."""
     for codec in codecs:
         for name in ATTACKS:
             row = f"{codec}, {name}"
             if row in kept().get(key, {}):
                 continue
-            measured = measure(job, codec, name)
+            measured = measure(job, codec, name, DEFENCES[defences])
             jobs = kept()
             jobs.setdefault(key, {})[row] = measured
             RESULTS.write_text(json.dumps(summary(jobs), indent=1) + "\n")
@@ -236,22 +247,33 @@ def fill(job: Job, key: str, codecs: list[str]) -> None:
 
 def summary(jobs: dict[str, Any]) -> dict[str, Any]:
     """The figures over all jobs; a penalty is over the same codec's run without an attacker."""
-    attacked = []
-    for rows in jobs.values():
+    attacked: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for key, rows in jobs.items():
         for name, row in rows.items():
             codec, _, attack = name.partition(", ")
             clean = rows.get(f"{codec}, none")
             if attack != "none" and clean is not None:
                 row["penalty"] = row["bits_per_byte"] / clean["bits_per_byte"] - 1
-                attacked.append(row)
+                attacked[not key.endswith(NO_GATE)].append(row)
     every = [row for rows in jobs.values() for row in rows.values()]
     return {
-        "attack_penalty_max": max((row["penalty"] for row in attacked), default=None),
-        "culprits_named": all(row["suspended"] for row in attacked),
+        **_worst(attacked[True], ""),
+        **_worst(attacked[False], "_without_gate"),
         "false_rejections": sum(row["false_rejections"] for row in every),
         "parties": NUM_PARTIES,
-        "defences": dataclasses.asdict(GATE),
+        "defences": {name: dataclasses.asdict(each) for name, each in DEFENCES.items()},
         "jobs": jobs,
+    }
+
+
+def _worst(rows: list[dict[str, Any]], suffix: str) -> dict[str, Any]:
+    """The attack that costs most, and whether all attackers were suspended; nothing without
+    rows."""
+    if not rows:
+        return {}
+    return {
+        f"attack_penalty_max{suffix}": max(row["penalty"] for row in rows),
+        f"culprits_named{suffix}": all(row["suspended"] for row in rows),
     }
 
 
@@ -262,6 +284,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--codecs", nargs="*", default=list(CODECS), choices=list(CODECS))
+    parser.add_argument("--no-gate", action="store_true", help="the charter's defaults alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     chosen = parser.parse_args()
     recipe = build_recipe(
@@ -273,7 +296,8 @@ def main() -> None:
     )
     job = Job(recipe, lambda _: None)
     key = f"{chosen.size}, {chosen.steps} steps, rate {chosen.rate:g}, seed {chosen.seed}"
-    fill(job, key, chosen.codecs)
+    key += NO_GATE if chosen.no_gate else ""
+    fill(job, key, chosen.codecs, "no gate" if chosen.no_gate else "gate")
     result = summary(kept())
     print(json.dumps(result) if chosen.json else json.dumps(result, indent=1))
 

@@ -12,7 +12,7 @@ import functools
 import tomllib
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -199,3 +199,12 @@ def require_positive(instance: Any, *names: str) -> None:
         value = getattr(instance, name)
         if value is not None and not value > 0:
             raise ValueError(f"{name}: must be above zero, found {value}")
+
+
+def require_unset(instance: Any, names: Iterable[str], reason: str) -> None:
+    """`ValueError` for the first of the named fields that is not at its default, where it would do
+    nothing."""
+    defaults = {field.name: field.default for field in dataclasses.fields(instance)}
+    for name in names:
+        if getattr(instance, name) != defaults[name]:
+            raise ValueError(f"{name}: would do nothing, for {reason}; leave it out")

@@ -9,13 +9,13 @@ from typing import Any
 from motley.chips.chip import Chip
 from motley.cluster import Cluster
 from motley.data import PreparedData, prepare
-from motley.events import Event, read_events
+from motley.events import Event, EventTail, read_events
 from motley.plan.plan import Plan
 from motley.plan.search.build import build_plan
 from motley.plan.search.choices import ReplicaChoice, StageChoice
 from motley.recipe import Recipe, parse_recipe
 from motley.train.folder import RunFolder, create_run_folder
-from motley.train.launch import start
+from motley.train.launch import Job, start
 from motley.train.selection import select
 from motley.units import Precision
 
@@ -105,6 +105,15 @@ def train(
     folder = make_run(path, recipe, cluster, plan, data)
     start(folder).finish()
     return folder
+
+
+def wait_for(job: Job, kind: str, count: int = 1) -> None:
+    """Until the run has written so many events of that kind."""
+    tail = EventTail(job.folder.events)
+    while count > 0:
+        ended = job.wait(0.05)
+        count -= sum(event["event"] == kind for event in tail.read())
+        assert count <= 0 or not ended, job.failure()
 
 
 def events(folder: RunFolder, kind: str) -> list[Event]:

@@ -7,6 +7,7 @@ import fcntl
 import functools
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -19,13 +20,14 @@ import psutil
 import pytest
 
 import jobs
+from motley.cluster import Cluster
 from motley.data import PreparedData
 from motley.errors import ChipLostError, ChipOutOfMemoryError, DivergedError
-from motley.events import EventTail
+from motley.events import EventLog
 from motley.recipe import Recipe
-from motley.train.checkpoint import newest_whole
 from motley.train.folder import RunFolder, resume_command
 from motley.train.launch import Job, start
+from motley.train.newest import newest_whole
 from motley.train.prepare import resume_run
 
 LONG = 100_000
@@ -47,15 +49,6 @@ def three_replicas(path: Path, small: tuple[Recipe, PreparedData]) -> RunFolder:
     return jobs.make_run(path, recipe, cluster, plan, data)
 
 
-def wait_for(job: Job, kind: str, count: int = 1) -> None:
-    """Until the run has written so many events of that kind."""
-    tail = EventTail(job.folder.events)
-    while count > 0:
-        ended = job.wait(0.05)
-        count -= sum(event["event"] == kind for event in tail.read())
-        assert count <= 0 or not ended, job.failure()
-
-
 def worker_of(job: Job, rank: int) -> psutil.Process:
     for process in psutil.Process(job.process.pid).children(recursive=True):
         if process.environ().get("RANK") == str(rank):
@@ -69,7 +62,7 @@ def test_a_killed_chip_is_named_and_the_run_goes_on_without_it(
 ) -> None:
     folder = three_replicas(tmp_path / "run", small)
     job = start(folder)
-    wait_for(job, "checkpoint")
+    jobs.wait_for(job, "checkpoint")
     worker_of(job, rank).kill()
     assert job.wait(30.0), "the run did not stop"
     failure = job.failure()
@@ -87,7 +80,7 @@ def test_a_killed_chip_is_named_and_the_run_goes_on_without_it(
     }
     assert any(f"chip-{rank}" in text for text in said)
     again = start(folder)
-    wait_for(again, "step", 2)
+    jobs.wait_for(again, "step", 2)
     again.request_stop()
     again.finish()
     started = jobs.events(folder, "run_started")
@@ -101,7 +94,7 @@ def test_no_process_outlives_its_launcher(
 ) -> None:
     folder = three_replicas(tmp_path / "run", small)
     job = start(folder)
-    wait_for(job, "step", 2)
+    jobs.wait_for(job, "step", 2)
     workers = [worker_of(job, rank) for rank in range(3)]
     job.process.kill()
     job.process.wait()
@@ -110,16 +103,56 @@ def test_no_process_outlives_its_launcher(
     assert len(gone) == 3
 
 
-def test_out_of_memory_names_the_chip(small: tuple[Recipe, PreparedData], tmp_path: Path) -> None:
+def test_out_of_memory_names_the_chip_and_the_way_to_go_on(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
     recipe, data = small
+    recipe = dataclasses.replace(
+        recipe, schedule=dataclasses.replace(recipe.schedule, steps=2, warmup_steps=1)
+    )
     cluster = jobs.cluster("fp32", "fp32")
     plan = jobs.plan_of(recipe, cluster, (((0, 0, 6),), 4, 8), (((1, 0, 6),), 4, 8))
     small_chip = dataclasses.replace(cluster.chips[1], memory_bytes=1_500_000)
     cluster = dataclasses.replace(cluster, chips=(cluster.chips[0], small_chip))
-    job = start(jobs.make_run(tmp_path / "run", recipe, cluster, plan, data))
+    folder = jobs.make_run(tmp_path / "run", recipe, cluster, plan, data)
     with pytest.raises(ChipOutOfMemoryError, match="chip-1") as raised:
-        job.finish()
+        start(folder).finish()
     assert raised.value.chip == "chip-1"
+    assert raised.value.remedy.endswith("motley train --resume RUN --cluster FILE")
+    advised = re.search(r"Lower memory_bytes of 'chip-1' .* to (\d+) ", raised.value.remedy)
+    assert advised is not None
+    less = dataclasses.replace(small_chip, memory_bytes=int(advised[1]))
+    lowered = dataclasses.replace(cluster, chips=(cluster.chips[0], less))
+    folder, anew = resume_run(folder.path, lowered, None, lambda text: None)
+    assert anew.replicas != plan.replicas
+    start(folder).finish()
+    assert list(jobs.losses(folder)) == [1, 2]
+
+
+def test_a_chip_that_a_cluster_brings_back_stays(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    folder = three_replicas(tmp_path / "run", small)
+    whole = folder.cluster()
+
+    def lose(chip: str) -> None:
+        with EventLog.open(folder.events) as log:
+            log.write("chip_lost", chip=chip, reason="killed", step=0)
+
+    def chips_after(cluster: Cluster | None) -> set[str]:
+        resume_run(folder.path, cluster, None, lambda text: None)
+        return {chip.name for chip in folder.cluster().chips}
+
+    lose("chip-1")
+    assert chips_after(None) == {"chip-0", "chip-2"}
+    assert chips_after(whole.without({"chip-0"})) == {"chip-1", "chip-2"}
+    assert jobs.events(folder, "message")[-1]["chips_back"] == ["chip-1"]
+    assert chips_after(None) == {"chip-1", "chip-2"}
+    lose("chip-2")
+    assert chips_after(whole) == {"chip-0", "chip-1", "chip-2"}
+    assert chips_after(None) == {"chip-0", "chip-1", "chip-2"}
+    lose("chip-1")
+    assert chips_after(None) == {"chip-0", "chip-2"}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(

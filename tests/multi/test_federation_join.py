@@ -11,7 +11,7 @@ import pytest
 
 import jobs
 from motley.data import PreparedData
-from motley.errors import IdentityError, RecipeError
+from motley.errors import CharterError, IdentityError, RecipeError
 from motley.events import EventTail
 from motley.federation.codec import CodecConfig
 from motley.federation.identity import holding, new_identity, save_identity
@@ -138,6 +138,33 @@ def test_who_cannot_join_is_told_why(small: tuple[Recipe, PreparedData], tmp_pat
     with holding(Path(config.key)), pytest.raises(IdentityError, match="another process"):
         party(tmp_path, "x", config, recipe, 1)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_run_remembers_the_charter_that_it_joined(
+    small: tuple[Recipe, PreparedData], tmp_path: Path
+) -> None:
+    recipe, data = shared(small[0], 3), small[1]
+    config = federation(tmp_path, recipe, data, terms(), ("lab-a", "lab-bee"))["lab-a"]
+    said: list[str] = []
+
+    def joined(given: str, store: str = config.store) -> None:
+        said.clear()
+        asked = dataclasses.replace(config, federation=given, store=store)
+        join(asked, recipe, jobs.cluster("fp32"), tmp_path / "lab-a", said.append)
+
+    printed = f"The charter's fingerprint is {config.federation}"
+    joined("")
+    assert any(text.startswith(f"{printed}. WARNING: it was held against") for text in said)
+    joined("")
+    assert f"{printed}, as when this run began." in said
+    joined(config.federation)
+    assert f"{printed}, as you gave it." in said
+    with pytest.raises(CharterError, match="is no fingerprint"):
+        joined(config.federation[:4])
+    (tmp_path / "other").mkdir()
+    other = federation(tmp_path / "other", recipe, data, terms(), ("lab-a", "lab-bee"))["lab-a"]
+    with pytest.raises(CharterError, match=f"another charter: .* not {config.federation}"):
+        joined("", other.store)
 
 
 def test_who_asks_for_another_vocabulary_is_told_that_it_is_not_used(

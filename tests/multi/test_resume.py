@@ -24,12 +24,12 @@ from motley.recipe import Recipe
 from motley.train.checkpoint import (
     checkpoint_path,
     load_state,
-    newest_whole,
     read_progress,
     why_not_saved,
 )
 from motley.train.folder import RunFolder
 from motley.train.launch import start
+from motley.train.newest import newest_whole
 from motley.train.trained import load_model
 
 

@@ -127,8 +127,11 @@ class Party:
         self.residual.update(residual)
         return pack(payload)
 
-    def publish(self, tokens: int = 100, payload: bytes | None = None) -> Published:
-        work = Work(tokens=tokens, steps=10, seconds=1.5, loss=2.0, chips={"cpu": 2})
+    def publish(
+        self, tokens: int = 100, payload: bytes | None = None, epsilon: float | None = None
+    ) -> Published:
+        chips = {"cpu": 2}
+        work = Work(tokens=tokens, steps=10, seconds=1.5, loss=2.0, chips=chips, epsilon=epsilon)
         return self.member.publish(
             self.payload() if payload is None else payload,
             work,

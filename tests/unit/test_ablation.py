@@ -23,21 +23,26 @@ from motley.ablation import (
     recipes_of,
     tasks_of,
     train_all,
+    without_each,
     written,
 )
 from motley.ablation.changes import Changes
+from motley.ablation.parts import ADAMW_MATRIX_RATE
 from motley.cli.ablating import _reading
 from motley.cluster import load_cluster
+from motley.data import prepare
 from motley.errors import DivergedError, InputError, RecipeError, RunFolderError
 from motley.events import EventLog
 from motley.model.config import ModelConfig
+from motley.optim.flops import training_flops
 from motley.plan import search
-from motley.recipe import Recipe
+from motley.recipe import Recipe, load_recipe
 from motley.report.ablation_page import ablation_html
 from motley.train.folder import RunFolder, create_run_folder
 from page_browser import Outline
 
 DEMO = Path(__file__).parents[2] / "clusters" / "demo.toml"
+RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = Recipe(model=ModelConfig(layers=2, width=32, heads=2, context=256))
 EVIL = '<script>alert("x")</script>'
 
@@ -45,7 +50,7 @@ EVIL = '<script>alert("x")</script>'
 def outcome(variant: str, seed: int, bits: float) -> Outcome:
     return Outcome(
         variant=variant, seed=seed, bits_per_byte=bits, curve=((10, bits + 1), (20, bits)),
-        tokens=1000, training_s=2.5, path=Path("x"),
+        tokens=1000, flops=3e9 if variant == BASE else 6e9, training_s=2.5, path=Path("x"),
     )  # fmt: skip
 
 
@@ -123,6 +128,33 @@ def test_an_unknown_key_of_a_ladder_file_is_an_error(tmp_path: Path) -> None:
         load_ladder(path)
 
 
+def test_without_a_ladder_each_technique_of_the_recipe_is_left_out_alone() -> None:
+    frugal = load_recipe(RECIPES / "frugal.toml")
+    said: list[str] = []
+    variants = without_each(frugal, said.append)
+    names = [variant.name.removeprefix("without ") for variant in variants]
+    assert sorted(names) == sorted([
+        "rotary positions", "RMSNorm", "norms of queries and keys", "zero start", "logit cap",
+        "untied head", "input residual", "value residual", "tables", "relu2", "muon",
+    ])  # fmt: skip
+    assert said == []
+    recipes = recipes_of(frugal, variants)
+    muon = recipes["without muon"].optimizer
+    assert (muon.kind, muon.peak_rate("matrix")) == ("adamw", 1.5e-3)
+    assert muon.peak_rate("embedding") == frugal.optimizer.peak_rate("embedding")
+    assert recipes["without tables"].model == dataclasses.replace(frugal.model, tables=None)
+    rate = load_recipe(RECIPES / "gpt2-adamw.toml").optimizer.learning_rate
+    assert rate == ADAMW_MATRIX_RATE
+
+
+def test_a_part_that_another_needs_is_told_of_and_a_plain_recipe_has_none() -> None:
+    said: list[str] = []
+    growing = changed(RECIPE, {"schedule.decay": "wsd", "schedule.decay_share": 0.4})
+    assert [variant.name for variant in without_each(growing, said.append)] == ["without wsd"]
+    with pytest.raises(InputError, match="no technique to leave out"):
+        without_each(RECIPE, said.append)
+
+
 def test_each_seed_goes_through_all_variants_and_every_run_has_a_folder_of_its_own() -> None:
     variants = from_settings(["seed=1", "model.norm=rmsnorm", "optimizer.weight_decay=0.0"])
     names = {"a/b": RECIPE, "a b": RECIPE, "..": RECIPE, BASE: RECIPE}
@@ -139,7 +171,10 @@ def test_only_a_run_that_came_to_its_end_counts(tmp_path: Path) -> None:
     assert finished(task) is None
     folder, cluster = create_run_folder(task.path), load_cluster(DEMO)
     resolved = task.recipe.with_vocabulary(512)
-    folder.write(resolved, cluster, search(resolved, cluster), tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("some text to prepare, a line of it\n" * 200)
+    data = prepare((str(text),), None, 300, 0.2, tmp_path / "cache", lambda line: None)
+    folder.write(resolved, cluster, search(resolved, cluster), data.folder)
     assert finished(task) is None
     with EventLog.open(folder.events) as log:
         log.write("step", step=1, tokens=10, step_s=9.0, loss=1.0)
@@ -152,6 +187,7 @@ def test_only_a_run_that_came_to_its_end_counts(tmp_path: Path) -> None:
     assert found is not None
     assert (found.bits_per_byte, found.tokens, found.training_s) == (1.5, 20, 3.0)
     assert found.curve == ((2, 1.5),)
+    assert found.flops == training_flops(resolved)
     other = dataclasses.replace(task, recipe=changed(task.recipe, {"optimizer.learning_rate": 0.5}))
     with pytest.raises(RunFolderError, match="another recipe"):
         finished(other)
@@ -227,6 +263,8 @@ def test_noise_is_called_noise_and_one_seed_claims_nothing() -> None:
     }  # fmt: skip
     assert rows["better"].difference is not None
     assert rows["better"].difference.mean == pytest.approx(-0.1)
+    assert (rows["better"].flops_ratio, rows["better"].time_ratio) == (2.0, 1.0)
+    assert rows["gone"].flops_ratio is rows[BASE].flops_ratio is None
     assert rows["once"].difference is rows["once"].interval is None
 
 

@@ -9,17 +9,19 @@ import tomllib
 import pytest
 import torch
 
-from motley.chips import host, vendors
+from motley.chips import host, measure, training_block, vendors
 from motley.chips.catalog import look_up
 from motley.chips.chip import Chip, Link
 from motley.chips.cluster_text import cluster_toml, link_key
+from motley.chips.driver_names import quoted_peak
 from motley.chips.link_fit import LinkPoint
 from motley.chips.measure import DeviceFigures, MatmulRate, Rate
 from motley.chips.ping_pong import LinkMeasurement
-from motley.chips.probe import chip_name, recognise, unlisted_kind
+from motley.chips.probe import chip_name, probe, recognise, unlisted_kind
 from motley.chips.probe_comments import chip_comments, file_comments, link_comments
 from motley.chips.training_block import BlockShape
 from motley.cluster import parse_cluster
+from motley.errors import ProbeError
 
 
 def _rate(value: float) -> Rate:
@@ -175,3 +177,49 @@ def test_a_quoted_chip_with_a_price_is_written_whole() -> None:
     again = parse_cluster(tomllib.loads(cluster_toml("x", made.chips, [link], {})))
     assert again.chips == made.chips
     assert again.links == (link,)
+
+
+def test_a_measured_chips_quoted_peak_is_that_of_its_part_of_the_row() -> None:
+    row = look_up("mi250x-128g")
+    whole = row.peak_flops_per_s("bf16")
+    assert whole is not None
+    assert quoted_peak(CHIP) == whole / 2
+    assert quoted_peak(dataclasses.replace(CHIP, kind="no-such-kind")) is None
+    assert quoted_peak(dataclasses.replace(CHIP, emulated=True, source="emulated")) is None
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = BlockShape(width=64, sequence_length=16, batch=1, num_blocks=1, head_size=32)
+    monkeypatch.setattr(measure, "CPU_SIZES", (64, 128))
+    monkeypatch.setattr(measure, "CPU_COPY_BYTES", 2**20)
+    monkeypatch.setattr(training_block, "CPU_SHAPE", shape)
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_device_that_cannot_train_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = [torch.device("meta", 0), torch.device("cpu")]  # the first computes nothing
+    monkeypatch.setattr(vendors, "available_devices", lambda: devices)
+    monkeypatch.setattr(vendors, "device_name", lambda device: f"a card of type {device.type}")
+    lines: list[str] = []
+    found = probe(lines.append, device_seconds=0.3, link_seconds=0.3)
+    assert [chip.name for chip in found.chips] == ["cpu"]
+    assert any(line.startswith("meta:0 is left out: ") for line in lines)
+    assert "# Left out: meta:0" in found.to_toml()
+    parse_cluster(tomllib.loads(found.to_toml()), "probe")
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_machine_without_any_device_that_trains_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vendors, "available_devices", lambda: [torch.device("meta", 0)])
+    monkeypatch.setattr(vendors, "device_name", lambda device: "a card")
+    with pytest.raises(ProbeError, match="no device of this machine"):
+        probe(lambda line: None, device_seconds=0.3)
+
+
+def test_without_a_working_format_nothing_more_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vendors, "memory_info", lambda device: (2**30, 2**30))
+    with pytest.raises(ProbeError, match="no matmul works on meta:0"):
+        measure.measure_device(torch.device("meta", 0), lambda line: None, seconds=0.3)

@@ -53,6 +53,7 @@ FLAGS = {
         "--model",
         "--network-gbit",
         "--per-node",
+        "--price",
         "--with",
         "CHIP",
     ],
@@ -104,7 +105,7 @@ FEDERATION_FLAGS = {
     "remove": ["--fingerprint", "--help", "--json", "--key", "NAME", "STORE"],
     "rotate": ["--fingerprint", "--help", "--json", "--key", "STORE"],
     "status": ["--fingerprint", "--help", "--json", "STORE"],
-    "ledger": ["--fingerprint", "--help", "--json", "--out", "STORE"],
+    "ledger": ["--fingerprint", "--help", "--html", "--json", "--out", "STORE"],
     "verify": ["--fingerprint", "--help", "--json", "--key", "--ledger", "STORE"],
     "join": [
         "--cluster", "--fingerprint", "--help", "--json", "--key", "--run", "RECIPE", "STORE",

@@ -30,6 +30,8 @@ between = ["*", "*"]
 gbit_per_s = 100
 """
 
+REPLACE = "replace a100-sxm-80g --with rtx-3090 --model gpt2"
+
 FIXED = RECIPE.replace("context = 16", "context = 16\nvocab_size = 300").replace('"text"', '"no"')
 """A recipe that fixes its vocabulary, with a text that is not there."""
 
@@ -68,8 +70,13 @@ def test_a_model_by_name_is_planned_with_stated_defaults(folder: Path) -> None:
 
     cheap = motley(*words, "--goal", "cost", "--json", cwd=folder)
     assert cheap.returncode == 0, cheap.stderr
-    money = json.loads(cheap.stdout)["money"]
-    assert money["usd_per_billion_tokens"] <= plan["money"]["usd_per_billion_tokens"] * (1 + 1e-9)
+    frugal = json.loads(cheap.stdout)
+    usd_per_billion = frugal["money"]["usd_per_billion_tokens"]
+    assert usd_per_billion <= plan["money"]["usd_per_billion_tokens"] * (1 + 1e-9)
+    assert {each["unit"] for each in plan["one_more"]} == {"tokens/s"}
+    for each in frugal["one_more"]:
+        assert each["unit"] == "USD per billion tokens"
+        assert each["reached"] == pytest.approx(usd_per_billion * (1 - each["gain"]))
 
 
 def test_the_advice_goes_by_the_hours_or_by_the_recipes_steps(folder: Path) -> None:
@@ -117,10 +124,20 @@ def test_no_text_is_read_where_the_vocabulary_is_known(folder: Path) -> None:
         ("replace a100-sxm-80g --with rtx-3090 --model gpt9", 11, "gpt9"),
         ("replace a100-sxm-80g --with biren-br106 --model gpt2", 2, "no chip is left"),
         ("replace a100-sxm-80g --with rtx-3090 --model gpt2 --network-gbit 0", 2, "above zero"),
+        (f"{REPLACE} --price rtx-3090", 2, "must name a chip and USD per chip-hour"),
+        (f"{REPLACE} --price =1", 2, "must name a chip and USD per chip-hour"),
+        (f"{REPLACE} --price rtx-3090=-1", 2, "above zero"),
+        (f"{REPLACE} --price rtx-3090=0", 2, "above zero"),
+        (f"{REPLACE} --price rtx-3090=nan", 2, "above zero"),
+        (f"{REPLACE} --price rtx-3090=inf", 2, "above zero"),
+        (f"{REPLACE} --price rtx-3909=1", 13, "Did you mean"),
+        (f"{REPLACE} --price rtx-4090=1", 2, "neither replaced nor among the others"),
+        (f"{REPLACE} --price rtx-3090=1 --price nvidia-rtx-3090=2", 2, "rtx-3090 twice"),
         ("predict", 2, "nothing to predict"),
         ("predict --plan p.json", 2, "Give --plan, --recipe and --cluster."),
         ("predict --plan p.json --table t.csv", 2, "at once"),
         ("predict --table t.csv", 2, "Give --out out.csv."),
+        ("predict --table demo.toml --out ./demo.toml", 2, "is the table itself"),
         ("predict --table t.csv --recipe gpt2 --out o.csv", 2, "a table has its own models"),
         ("predict --plan p.json --recipe gpt2 --cluster cluster.toml", 16, "no such file"),
         ("calibrate", 2, "give a run or a recipe to run"),
@@ -207,6 +224,21 @@ def test_replacements_side_by_side(folder: Path) -> None:
     assert "biren-br106" in {each["kind"] for each in found["left_out"]}
     assert 0 < found["error_band"]["share"] < 1
     assert found["error_band"]["source"]
+
+
+def test_the_users_price_beats_the_catalogs(folder: Path) -> None:
+    words = ("replace", "a100-sxm-40g", "--with", "rtx-3090", "--with", "v100-sxm2-32g",
+             "--model", "gpt2", "--price", "v100-sxm2-32g=0.01", "--json")  # fmt: skip
+    result = motley(*words, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    cheapest = found["cheapest"]
+    assert list(cheapest["counts"]) == ["nvidia-v100-sxm2-32g"]
+    assert cheapest["usd_per_hour"] == pytest.approx(0.01 * cheapest["num_chips"])
+    sources = {price["item"]: price["source"] for price in found["prices"]}
+    assert sources["nvidia-v100-sxm2-32g"] == "yours"
+    assert "yours" not in sources["nvidia-rtx-3090"]
+    assert not any(each["kind"] == "nvidia-v100-sxm2-32g" for each in found["left_out"])
 
 
 PAIR = """\

@@ -15,6 +15,7 @@ from motley.train.checkpoint import CheckpointWriter
 from motley.train.course import Course
 from motley.train.folder import RunFolder
 from motley.train.loop import Training
+from motley.train.newest import Expected
 
 
 class Over(Course):
@@ -47,7 +48,7 @@ def test_only_with_others_a_loss_may_rise(tmp_path: Path, kind: type[Course], be
             samples=cast(Any, None),
             held_out=cast(Any, None),
             token_bytes=torch.zeros(16),
-            tokenizer_digest="",
+            expected=Expected("", {}),
         ).run(0)
     assert engine.watch.bears_rises == bears
 

@@ -25,11 +25,15 @@ PLAN = Plan(
     cluster_digest="c",
     replicas=tuple(
         Replica(
-            stages=(Stage(chips=(chip,), first_layer=0, last_layer=4, precision="fp32"),),
+            stages=(
+                Stage(
+                    chips=(chip,), first_layer=0, last_layer=4, precision="fp32", memory_bytes=needs
+                ),
+            ),
             num_samples=1,
             micro_batch_size=1,
         )
-        for chip in CHIPS
+        for chip, needs in zip(CHIPS, (5000, 1000, 0), strict=True)
     ),
 )
 PEER_LOST = [
@@ -97,7 +101,11 @@ def test_a_chip_out_of_memory_is_the_cause(tmp_path: Path) -> None:
     own = ChipOutOfMemoryError("chip 'middle' is out of memory.", chip="middle", remedy="Split.")
     error = explained(tmp_path, {0: RuntimeError(PEER_LOST[0]), 1: own}, {0: 1, 1: 1})
     assert isinstance(error, ChipOutOfMemoryError)
-    assert (error.chip, error.message, error.remedy) == ("middle", own.message, "Split.")
+    assert (error.chip, error.message) == ("middle", own.message)
+    assert error.remedy == (
+        "Lower memory_bytes of 'middle' in the cluster file to 900 (this plan expects 1000), which "
+        "makes a new plan: motley train --resume RUN --cluster FILE"
+    )
 
 
 @pytest.mark.parametrize("cause", OUT_OF_MEMORY, ids=["cuda", "cpu", "python"])
@@ -106,6 +114,8 @@ def test_a_librarys_out_of_memory_names_the_chip(tmp_path: Path, cause: Exceptio
     assert isinstance(error, ChipOutOfMemoryError)
     assert error.chip == "weak"
     assert "chip 'weak'" in error.message
+    assert "Lower memory_bytes of 'weak' in the cluster file, which makes" in error.remedy
+    assert "rank-2.json" in error.remedy
 
 
 def test_our_own_error_keeps_its_class_message_and_exit_code(tmp_path: Path) -> None:

@@ -11,14 +11,21 @@ import pytest
 
 import motley.cli.main as main
 from federation_cases import Clock, Party, finish_round
-from motley.cli.federating import remove
+from motley.cli.federating import create, remove
 from motley.data import load_tokenizer
 from motley.errors import TermsError
 from motley.federation.identity import load_identity
 from motley.federation.joining import fetch_tokenizer
 from motley.federation.rounds import Member
 from motley.federation.store import open_store
-from motley.federation.terms import Terms, doubts, load_terms, usual_terms
+from motley.federation.terms import (
+    RoundTerms,
+    Terms,
+    doubts,
+    load_terms,
+    review_words,
+    usual_terms,
+)
 from test_cli import RECIPE
 
 TERMS = """\
@@ -104,9 +111,40 @@ def test_from_keys_to_a_verified_ledger(shell: Shell) -> None:
     assert "1 rounds, 2 updates, 1 digests and 2 ledger lines" in shell(
         "verify store --ledger ledger.csv"
     )
+    shell("ledger store --html ledger.html")
+    page = Path("ledger.html").read_text()
+    assert "lab-a: 50.0 % of the weights, 50.0 % of the chip-seconds" in page
+    assert f"fingerprint {fingerprint}" in page
+    assert "cannot be written" in shell("ledger store --html nowhere/ledger.html", 31)
     csv = Path("ledger.csv")
     csv.write_text(csv.read_text().replace("0.5", "0.6", 1))
     assert "the log does not hold" in shell("verify store --ledger ledger.csv", 68)
+
+
+def test_who_founds_is_told_what_is_withstood_and_spent(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    privacy = "[privacy]\nclip_norm = 1.0\nnoise_multiplier = 1.0\n"
+    Path("terms.toml").write_text(TERMS.replace("local_steps = 20", "local_steps = 1") + privacy)
+    recipe = Path("recipe.toml")
+    recipe.write_text(recipe.read_text().replace("steps = 3", "steps = 100"))
+    shell("keygen lab-a")
+    others = [shell(f"keygen lab-{name}").strip() for name in "bc"]
+    create("store", recipe, Path("terms.toml"), Path("lab-a.key"), others, as_json=False)
+    said = capsys.readouterr().err
+    assert "2 that say the same, or 3" in said
+    assert "Dishonest reviewers that 3 members withstand: 1." in said
+    assert "epsilon 293 at delta 1e-05 for each party after all 100 rounds. WARNING" in said
+    assert "dishonest reviewers withstood: 1" in shell("status store")
+    clock = Clock()
+    parties = [
+        Party(open_store("store"), load_identity(Path(f"lab-{name}.key")), clock) for name in "abc"
+    ]
+    for party in parties:
+        party.publish(epsilon=2.5)
+    finish_round(parties, clock)
+    for verb in ("status", "ledger"):
+        assert "2.5" in shell(f"{verb} store")
 
 
 def test_admitting_and_removing(shell: Shell) -> None:
@@ -227,7 +265,12 @@ def test_no_store_and_no_federation(shell: Shell) -> None:
     [
         ("quorum", "quorom", "Did you mean 'quorum'?"),
         ("quorum = 2", "quorum = 0", "must be above zero"),
-        ("quorum = 2", "quorum = 2\nreviews = 3", "reviews: cannot be more than the quorum"),
+        (
+            "quorum = 2",
+            "quorum = 2\nreviews = 3",
+            "reviews: 3 cannot be had where quorum = 2 parties may be all that are there: raise "
+            "quorum to it, or leave reviews out",
+        ),
         ("local_steps = 20", "local_steps = 20\nfragments = 3", "do not divide"),
         ('kind = "int8"', 'kind = "topk"', "must be 'average' with the codec 'topk'"),
         ('kind = "int8"', 'kind = "int9"', "Did you mean 'int8'?"),
@@ -235,6 +278,11 @@ def test_no_store_and_no_federation(shell: Shell) -> None:
             'kind = "int8"\n[outer]\nkind = "nesterov"',
             'kind = "topk"\n[aggregate]\naggregate = "trimmed_mean"\n[outer]\nkind = "average"',
             "a trimmed mean of 'topk' updates is nearly nothing",
+        ),
+        (
+            "[codec]",
+            "[defences]\nloss_gate = 2.0\n[privacy]\nclip_norm = 1\nnoise_multiplier = 20\n[codec]",
+            "terms.toml.defences.loss_gate: not with [privacy]",
         ),
         ("[codec]", "[defences]\nloss_gate = -1.0\n[codec]", "loss_gate: must not be negative"),
     ],
@@ -245,6 +293,35 @@ def test_terms_with_a_mistake(tmp_path: Path, old: str, new: str, message: str) 
     with pytest.raises(TermsError) as caught:
         load_terms(path)
     assert message in str(caught.value)
+
+
+def test_reviews_follow_the_quorum(tmp_path: Path) -> None:
+    path = tmp_path / "terms.toml"
+    path.write_text("[round]\nquorum = 1\n")
+    alone = load_terms(path).round
+    assert [alone.needed_reviews(parties) for parties in (1, 2, 5)] == [1, 1, 1]
+    assert "With quorum = 1 each party may seal alone" in review_words(alone, 5)
+
+
+@pytest.mark.parametrize(
+    ("parties", "needed", "settling", "withstood"),
+    [(1, 1, 1, 0), (2, 2, 2, 0), (3, 2, 3, 1), (4, 2, 3, 1), (5, 2, 3, 1), (256, 2, 3, 1)],
+)
+def test_the_usual_reviews_follow_the_members(
+    parties: int, needed: int, settling: int, withstood: int
+) -> None:
+    usual = RoundTerms()
+    assert usual.needed_reviews(parties) == needed
+    assert usual.settling_reviews(parties) == settling
+    assert usual.withstood(parties) == withstood
+    assert f"withstand: {withstood or 'none'}." in review_words(usual, parties)
+
+
+def test_reviews_that_are_given_stand_as_they_are() -> None:
+    five = RoundTerms(quorum=5, reviews=5)
+    assert (five.needed_reviews(9), five.settling_reviews(9), five.withstood(9)) == (5, 5, 2)
+    two = RoundTerms(reviews=2)
+    assert "Leave round.reviews = 2 out, and one is withstood" in review_words(two, 5)
 
 
 def test_the_defaults_are_terms() -> None:

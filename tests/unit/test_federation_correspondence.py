@@ -13,6 +13,7 @@ from federation_cases import Clock, Federation, Forwarding, base_state, federati
 from motley.federation.amending import amend
 from motley.federation.codec import CodecConfig
 from motley.federation.correspondence import Correspondence
+from motley.federation.ledger import ledger
 from motley.federation.privacy import epsilon
 from motley.federation.rounds import Member
 from motley.federation.store import Store, memory_store
@@ -231,8 +232,11 @@ def test_the_privacy_spent_counts_what_no_seal_has_decided(tmp_path: Path) -> No
     view = View(made.store)
     view.refresh()
     assert not [each for each in view.chain.sealed if "a" in {u.party for u in each.updates()}]
-    spent = [view.updates(r, view.chain.membership)["a"].update.epsilon for r in range(3)]
-    assert spent == [epsilon(privacy, count) for count in (1, 2, 3)]
+    published = [view.updates(r, view.chain.membership)["a"].update for r in range(3)]
+    assert [each.epsilon for each in published] == [epsilon(privacy, n) for n in (1, 2, 3)]
+    assert [each.loss for each in published] == [None] * 3, "a loss tells of the text"
+    spent = {line.party: line.epsilon for line in ledger(view.chain)}
+    assert spent == {"a": None, "b": epsilon(privacy, 3), "c": epsilon(privacy, 3)}
 
 
 def test_a_damaged_or_full_disk_costs_the_fed_back_error_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ against their definition."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from statistics import NormalDist
 
@@ -11,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motley.federation.privacy import epsilon, privatize
-from motley.federation.terms import PrivacyConfig
+from motley.federation.privacy import LARGE_EPSILON, budget, epsilon, privatize
+from motley.federation.terms import PrivacyConfig, Terms
+from motley.recipe import ScheduleConfig
 from test_federation_codec import SHAPES, draw
 
 
@@ -51,6 +53,21 @@ def test_epsilon_grows_with_rounds_and_falls_with_noise() -> None:
     assert spent[0] == 0
     assert spent == sorted(spent)
     assert epsilon(louder, 100) < spent[-1]
+
+
+@pytest.mark.parametrize(("noise", "spent"), [(1.0, "293"), (30.0, "2.99")])
+def test_what_a_schedule_spends_is_said_and_warned_of_where_it_is_large(
+    noise: float, spent: str
+) -> None:
+    privacy = PrivacyConfig(clip_norm=1.0, noise_multiplier=noise)
+    terms = Terms(privacy=privacy)
+    spends = budget(terms, ScheduleConfig(steps=100 * terms.round.local_steps))
+    assert spends is not None
+    assert f"epsilon {spent} at delta 1e-05" in str(spends)
+    assert ("WARNING" in str(spends)) == (spends.epsilon > LARGE_EPSILON)
+    enough = dataclasses.replace(privacy, noise_multiplier=spends.enough)
+    assert epsilon(enough, 100) == pytest.approx(LARGE_EPSILON, rel=0.01)
+    assert budget(Terms(), ScheduleConfig()) is None
 
 
 @settings(max_examples=20, deadline=None)

@@ -17,7 +17,7 @@ from motley.federation.agreement import Sender, _to_x25519
 from motley.federation.amending import amend
 from motley.federation.bulk import read_bulk, write_bulk
 from motley.federation.charter import Charter
-from motley.federation.encrypt import GroupCipher, new_group_key
+from motley.federation.encrypt import GroupCipher, new_group_key, update_cipher
 from motley.federation.handout import Handout, check_of, hand_out
 from motley.federation.identity import Identity, new_identity
 from motley.federation.keyring import Keyring
@@ -44,7 +44,7 @@ def keys_of(made: Federation, who: Identity) -> Keyring:
 def read_update(made: Federation, party: str, round_: int, keyring: Keyring) -> bytes:
     view = view_of(made)
     update = view.updates(round_, view.chain.membership)[party].update
-    cipher = keyring.cipher(update.payload.epoch)
+    cipher = keyring.cipher_for(update)
     return read_bulk(made.store, update.payload, cipher, max_bytes=2**20)
 
 
@@ -138,8 +138,9 @@ def test_who_is_removed_reads_nothing_that_is_written_after_the_seal() -> None:
         keyring.cipher(snapshot.state.epoch)
     with pytest.raises(IdentityError, match="'c' has not been given"):
         verify(View(made.store), gone.member.identity)
-    stolen = GroupCipher(keyring.key(0), 1)
     update = view_of(made).updates(2, made.parties["a"].member.chain.membership)["a"].update
+    assert update.opening_key is not None
+    stolen = update_cipher(update.opening_key, "a", 2, keyring.key(0), 1)
     with pytest.raises(PayloadError, match="cannot be decrypted"):
         read_bulk(made.store, update.payload, stolen, max_bytes=2**20)
     assert verify(View(made.store), made.identities["b"]).holds
@@ -222,10 +223,10 @@ def replayed(made: Federation, name: str, epoch: int | None) -> None:
     """A party's update under another key than that in force."""
     party = made.parties[name]
     cipher = None if epoch is None else GroupCipher(party.member.keyring.key(epoch), epoch)
-    right = party.member.keyring.cipher
-    party.member.keyring.cipher = lambda _: cipher  # type: ignore[method-assign]
+    right = party.member.keyring.cipher_of
+    party.member.keyring.cipher_of = lambda *_: cipher  # type: ignore[method-assign]
     party.publish()
-    party.member.keyring.cipher = right  # type: ignore[method-assign]
+    party.member.keyring.cipher_of = right  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("epoch", [0, None])
@@ -245,7 +246,8 @@ def test_an_update_under_an_old_key_is_refused_and_named(epoch: int | None) -> N
 def test_an_epoch_where_nothing_is_encrypted_is_refused() -> None:
     made = federation("a", "b", "c")
     party = made.parties["c"]
-    party.member.keyring.cipher = lambda _: GroupCipher(bytes(32))  # type: ignore[method-assign]
+    sealing = GroupCipher(bytes(32))
+    party.member.keyring.cipher_of = lambda *_: sealing  # type: ignore[method-assign]
     party.publish()
     made.parties["a"].publish()
     made.parties["b"].publish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -28,11 +28,13 @@ from motley.errors import (
 )
 from motley.federation.amending import amend
 from motley.federation.bulk import write_bulk
-from motley.federation.chain import compose
+from motley.federation.chain import SealedRound, compose
 from motley.federation.ledger import ledger, to_csv
 from motley.federation.log import review_stem, seal_stem
 from motley.federation.membership import Membership
 from motley.federation.messages import Review, Vote, body_of
+from motley.federation.objects import digest_of
+from motley.federation.reviewing import composed
 from motley.federation.snapshots import announce_snapshot, join_state, wants_snapshot
 from motley.federation.store import Entry
 from motley.federation.tensors import pack
@@ -321,6 +323,133 @@ def test_a_dishonest_reviewer_is_outvoted_and_named() -> None:
     assert [(each.round, each.party) for each in result.findings] == [
         (round_, "a") for round_ in range(3) for _ in "bcd"
     ]
+
+
+USUAL = terms(reviews=None)
+"""As a founder has them who says nothing of reviews."""
+
+
+@pytest.mark.parametrize("name", ["a", "e"])
+@pytest.mark.parametrize("others", ["bc", "bcd", "bcdf", "bcdfg"])
+def test_with_the_usual_terms_a_dishonest_reviewer_decides_nothing(name: str, others: str) -> None:
+    made = federation(name, *others, chosen=USUAL)
+    made.parties[name] = Liar(made.store, identity(name), made.clock)
+    for _ in range(8):
+        (sealed, *_) = made.run_round()
+        assert {each.update.party for each in sealed.accepted} == {name, *others}
+    assert {finding.party for finding in verify(View(made.store)).findings} <= {name}
+
+
+def test_with_the_usual_terms_two_that_agree_go_on_without_the_third() -> None:
+    made = federation("a", "b", "c", chosen=USUAL)
+    made.run_round()
+    for _ in range(3):
+        (sealed, *_) = made.run_round("a", "b")
+        assert len(sealed.accepted) == 2
+    amend(View(made.store), made.founder, "remove", "c")
+    assert len(made.run_round("a", "b")[0].accepted) == 2
+
+
+def test_two_that_do_not_agree_wait_for_the_third_and_say_so() -> None:
+    made = federation("a", "b", "c", chosen=USUAL)
+    made.run_round()
+    made.parties["a"] = Liar(made.store, identity("a"), made.clock)
+    present = [made.parties[name] for name in "ab"]
+    for party in present:
+        party.publish()
+    with pytest.raises(AssertionError, match="wait still"):
+        finish_round(present, made.clock)
+    told = [text for text in present[1].said if "do not say the same" in text]
+    assert told == [
+        "Round 1: the reviews of a, b do not say the same. It waits for that of another member."
+    ]
+    sealed = finish_round([*present, made.parties["c"]], made.clock)[0]
+    assert {each.update.party for each in sealed.accepted} == {"a", "b"}
+
+
+def reviewed(made: Federation) -> tuple[Party, dict[str, Any], dict[str, Any]]:
+    """A party, and the reviews and manifests of a round that nobody has sealed."""
+    store = WithoutSeals(made.store)
+    for name, each in made.parties.items():
+        made.parties[name] = type(each)(store, made.identities[name], made.clock)
+    for party in made.parties.values():
+        party.publish()
+    for _ in range(30):
+        for party in made.parties.values():
+            with suppress(StoreUnreachableError):
+                party.advance()
+        made.clock.wait(1)
+    party = made.parties["a"]
+    look = party.member.look()
+    return party, dict(look.reviews), {m.digest: m.signed for m in look.updates.values()}
+
+
+def test_a_dishonest_sealer_cannot_seal_with_its_own_word_and_one_other() -> None:
+    """Neither by votes against the others nor by leaving theirs out."""
+    made = federation("a", "b", "c", "d", "e", chosen=USUAL)
+    made.parties["a"] = Liar(made.store, identity("a"), made.clock)
+    party, reviews, manifests = reviewed(made)
+    chain, others = party.member.chain, sorted(reviews.keys() - {"a"})
+    lies = reviews["a"].body
+    few = {**lies, "votes": [vote for vote in lies["votes"] if not vote["reason"]]}
+    for mine in (reviews["a"], identity("a").sign(few)):
+        with pytest.raises(VoidObjectError, match="do not say the same"):
+            compose(chain, "a", (), [mine, reviews[others[0]]], manifests)
+        third = [mine, *(reviews[name] for name in others[:2])]
+        assert len(compose(chain, "a", (), third, manifests).accepted) == 5
+    honest = [reviews[name] for name in others[:2]]
+    assert len(compose(chain, "a", (), honest, manifests).accepted) == 5
+
+
+@pytest.mark.parametrize(("version", "decided"), [(1, 5), (2, 4)])
+def test_a_tie_is_no_verdict_while_a_cited_reviewer_has_not_seen_the_update(
+    version: Literal[1, 2], decided: int
+) -> None:
+    """In a charter of version 1 it is, as it was when its rounds were sealed."""
+    made = federation("a", "b", "c", "d", "e", chosen=terms(quorum=3, reviews=3))
+    made.parties["a"] = Liar(made.store, identity("a"), made.clock)
+    party, reviews, manifests = reviewed(made)
+    chain, (first, second, *_) = party.member.chain, sorted(reviews.keys() - {"a"})
+    chain.charter = dataclasses.replace(chain.charter, version=version)
+    body = reviews[second].body
+    unseen = {**body, "votes": body["votes"][:-1]}
+    cited = [reviews["a"], reviews[first], identity(second).sign(unseen)]
+    sealed = compose(chain, "a", (), cited, manifests)
+    assert len(sealed.updates()) == decided
+    assert len(sealed.accepted) == 4
+
+
+class Misled(Party):
+    """Names another state in its reviews."""
+
+    def advance(self) -> SealedRound | None:
+        with suppress(StateDivergedError):
+            self.member.advance("0" * 64, lambda round_, candidates: [""] * len(candidates))
+        return None
+
+
+def test_who_alone_names_another_state_makes_nobody_start_again() -> None:
+    made = federation("a", "b", "c", "d", chosen=USUAL)
+    made.parties["a"] = Misled(made.store, identity("a"), made.clock)
+    for party in made.parties.values():
+        party.publish()
+    for name in "aabbb":
+        assert made.parties[name].advance() is None
+    assert len(finish_round([made.parties[name] for name in "bcd"], made.clock)) == 3
+
+
+def test_among_equal_reviews_the_last_seal_draws_those_that_are_cited() -> None:
+    made = federation(*"abcdef", chosen=USUAL)
+    made.run_round()
+    party, reviews, _ = reviewed(made)
+    first = next(iter(reviews.values()))
+    look, chain = party.member.look(), party.member.chain
+    equal = {name: identity(name).sign({**first.body, "party": name}) for name in "abcdef"}
+    candidates = {each.digest: each for each in look.updates.values()}
+    sealed = composed(chain, "a", dataclasses.replace(look, reviews=equal), candidates)
+    assert sealed is not None
+    drawn = sorted(equal, key=lambda name: digest_of(f"{chain.head} {name}".encode()))
+    assert [review.party for review in sealed.reviews] == sorted(drawn[:2])
 
 
 class Lenient(Party):

@@ -87,7 +87,7 @@ class Overwriting(ObjectStore):
 
 def test_a_store_without_put_if_absent_is_refused() -> None:
     with pytest.raises(StoreError, match="no put-if-absent"):
-        check_put_if_absent(Overwriting(None, None, "old"))
+        check_put_if_absent(Overwriting(None, lambda num_bytes: None, "old"))
 
 
 def test_addresses_that_cannot_be_used(tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from motley.cluster import Cluster, parse_cluster
-from motley.errors import MotleyError, PlanMismatchError, RunFolderError, StorageError
+from motley.data import PreparedData, prepare
+from motley.errors import (
+    MotleyError,
+    PlanMismatchError,
+    RunFolderError,
+    StorageError,
+    TokenizerError,
+)
 from motley.plan.plan import Plan, Replica, Stage
 from motley.recipe import Recipe, parse_recipe
 from motley.train.folder import RunFolder, create_run_folder, open_run_folder
@@ -46,19 +53,30 @@ PLAN = Plan(
 )
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    base = tmp_path_factory.mktemp("data")
+    for number in range(20):
+        (base / f"{number}.txt").write_text(f"some text, number {number}\n" * 20)
+    return prepare((str(base),), None, 300, 0.2, base / ".cache", lambda text: None)
+
+
 @pytest.fixture
-def written(tmp_path: Path) -> RunFolder:
+def written(tmp_path: Path, data: PreparedData) -> RunFolder:
     folder = create_run_folder(tmp_path / "runs" / "first")
-    folder.write(RECIPE, CLUSTER, PLAN, tmp_path / "data")
+    folder.write(RECIPE, CLUSTER, PLAN, data.folder)
     return folder
 
 
-def test_what_is_written_is_read_back(written: RunFolder, tmp_path: Path) -> None:
+def test_what_is_written_is_read_back(written: RunFolder, data: PreparedData) -> None:
     folder = open_run_folder(written.path)
     assert folder.recipe() == RECIPE
     assert folder.cluster() == CLUSTER
     assert folder.plan() == PLAN
-    assert folder.data_folder() == tmp_path / "data"
+    assert folder.data_folder() == data.folder
+    assert folder.data().key == data.index.key
+    assert folder.data().source_digest == data.index.source_digest
+    assert folder.tokenizer().digest == data.tokenizer.digest
     assert [folder.plan_chip(rank).name for rank in (0, 1)] == ["a-1", "a-0"]
     assert not list(folder.path.glob("*.partial"))
 
@@ -131,16 +149,31 @@ def test_a_missing_file_is_an_error_of_ours(written: RunFolder, name: str) -> No
         READERS[name](written)
 
 
-def test_a_disk_that_takes_nothing(tmp_path: Path) -> None:
+def test_a_run_that_is_older_than_its_tokenizer(written: RunFolder, data: PreparedData) -> None:
+    written.tokenizer_file.unlink()
+    (written.path / "data.json").write_text(json.dumps({"folder": str(data.folder)}))
+    assert written.data().key is None
+    assert written.tokenizer().digest == data.tokenizer.digest
+
+
+def test_a_tokenizer_of_another_run(written: RunFolder) -> None:
+    table = json.loads(written.tokenizer_file.read_text())
+    table["version"] = "another"
+    written.tokenizer_file.write_text(json.dumps(table))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        written.tokenizer()
+
+
+def test_a_disk_that_takes_nothing(tmp_path: Path, data: PreparedData) -> None:
     folder = RunFolder(tmp_path / "gone")
     with pytest.raises(StorageError, match="cannot be written"):
-        folder.write(RECIPE, CLUSTER, PLAN, tmp_path)
+        folder.write(RECIPE, CLUSTER, PLAN, data.folder)
 
 
-def test_writing_again_replaces_whole_files(written: RunFolder) -> None:
+def test_writing_again_replaces_whole_files(written: RunFolder, data: PreparedData) -> None:
     """A resume writes its new plan; a reader sees the old or the new one, never a part."""
     inode = os.stat(written.path / "plan.json").st_ino
-    written.write(RECIPE, CLUSTER, Plan(**{**vars(PLAN), "reasons": ("new",)}), Path("data"))
+    written.write(RECIPE, CLUSTER, Plan(**{**vars(PLAN), "reasons": ("new",)}), data.folder)
     assert written.plan().reasons == ("new",)
     assert os.stat(written.path / "plan.json").st_ino != inode
 

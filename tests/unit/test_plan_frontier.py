@@ -9,9 +9,10 @@ import pytest
 from motley.cluster import Cluster
 from motley.plan.explain.frontier import frontier
 from motley.plan.explain.more import one_more
+from motley.plan.objective import Objective
 from motley.plan.search.search import search
 from motley.plan.space import TRAINABLE
-from plan_cases import ETHERNET, make_cluster, make_recipe
+from plan_cases import ETHERNET, least_memory, make_cluster, make_recipe
 
 RECIPE = make_recipe(layers=4, global_batch=16)
 
@@ -54,4 +55,34 @@ def test_one_more_chip_of_the_faster_kind_brings_more() -> None:
     first, second = one_more(RECIPE, cluster, plan, space=TRAINABLE)
     assert (first.kind, second.kind) == ("emulated-4e+09", "emulated-1e+09")
     assert first.gain > second.gain >= 0
-    assert first.tokens_per_s == pytest.approx(plan.tokens_per_s * (1 + first.gain))
+    assert first.unit == "tokens/s"
+    assert first.reached == pytest.approx(plan.tokens_per_s * (1 + first.gain))
+
+
+def test_one_more_chip_is_told_by_the_cost_where_that_is_the_goal() -> None:
+    """A cheap chip that works alone is not cheaper a token beside another; those that cannot hold
+    the model alone replace a dear one."""
+    cost = Objective(goal="cost")
+    cluster = priced([4e9, 1e9], [1.0, 4.0])
+    plan = search(RECIPE, cluster, objective=cost)
+    assert len(plan.chips) == 1
+    for each in one_more(RECIPE, cluster, plan, objective=cost, space=TRAINABLE):
+        assert (each.unit, each.change) == ("USD per billion tokens", "nothing")
+        assert each.reached == pytest.approx(plan.usd_per_billion_tokens)
+    small = dataclasses.replace(cluster.chips[0], memory_bytes=int(0.9 * least_memory(RECIPE)))
+    cluster = dataclasses.replace(cluster, chips=(small, cluster.chips[1]))
+    plan = search(RECIPE, cluster, objective=cost)
+    first, second = one_more(RECIPE, cluster, plan, objective=cost, space=TRAINABLE)
+    assert (first.kind, second.change) == (small.kind, "nothing")
+    assert first.reached == pytest.approx(plan.usd_per_billion_tokens * (1 - first.gain))
+    assert first.change.startswith("-")
+
+
+def test_one_more_chip_may_be_a_cheaper_way_to_end_in_time() -> None:
+    cluster = priced([2e9, 2.1e9], [1.0, 3.0])
+    late = search(RECIPE, cluster).step_s * 1.1
+    in_time = Objective(goal="deadline", longest_step_s=late)
+    plan = search(RECIPE, cluster, objective=in_time)
+    first, _ = one_more(RECIPE, cluster, plan, objective=in_time, space=TRAINABLE)
+    assert (first.kind, first.unit) == ("emulated-2e+09", "USD per billion tokens")
+    assert first.gain == pytest.approx(0.5, abs=0.05)

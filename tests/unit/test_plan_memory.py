@@ -8,15 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from motley.cluster import Cluster, parse_cluster
 from motley.model.config import MixtureOfExperts, ModelConfig
 from motley.model.counts import layer_counts, parameter_groups
 from motley.model.presets import PRESETS
 from motley.plan.layout import Layout, Recompute, Sharding
-from motley.plan.memory.footprint import MARGIN
+from motley.plan.memory.footprint import CHANNEL_BYTES, MARGIN
 from motley.plan.memory.held import held_in_stage, held_parameters
 from motley.plan.memory.layer_memory import layer_memory
 from motley.plan.memory.peak import StageMemory, device_memory
 from motley.plan.memory.stage import stage_memory
+from motley.plan.plan import Replica, Stage
+from motley.plan.search.search import search
+from motley.plan.space import ANY
 from motley.plan.stack import (
     DEEPSPEED,
     LLM_FOUNDRY,
@@ -27,7 +31,9 @@ from motley.plan.stack import (
     TORCHTITAN,
     Stack,
 )
+from motley.plan.validate import stage_needs
 from motley.units import Precision
+from plan_cases import make_recipe
 
 CONFIG = ModelConfig(layers=4, width=64, heads=4, vocab_size=1000, context=64)
 LENGTH = 64
@@ -249,11 +255,40 @@ def test_chips_with_several_stages_have_one_context_and_one_moment() -> None:
     assert both.context_bytes == parts[0].context_bytes > 0
 
 
+def test_sequence_parallelism_is_always_beside_tensor_parallelism() -> None:
+    """All that a tensor group of motley's keeps for the backward pass is shared out."""
+    alone, shared = (whole(PRESETS["gpt2"], Layout(tensor=t), MOTLEY) for t in (1, 4))
+    assert shared.activation_bytes == pytest.approx(alone.activation_bytes / 4, rel=1e-6)
+
+
 def test_only_frameworks_on_nominal_memory_are_charged_a_context() -> None:
     layout = Layout(tensor=2, data=4)
     assert whole(PRESETS["gpt2"], layout, MOTLEY).context_bytes == 0
     alone = whole(PRESETS["gpt2"], Layout(), MEGATRON).context_bytes
     assert 0 < alone < whole(PRESETS["gpt2"], layout, MEGATRON).context_bytes
+
+
+def test_a_group_that_a_library_joins_is_charged_its_buffers() -> None:
+    """Those that the other stacks are charged (NVLink 4: 36 channels, three algorithms)."""
+    recipe = make_recipe(width=256)
+    group = {"kind": "h100-sxm-80g", "count": 2}
+    quoted, cpus = (
+        parse_cluster({"group": [{**group, **more}]}) for more in ({}, {"device": "cpu"})
+    )
+    stage = Stage(chips=("h100-sxm-80g.0",), first_layer=0, last_layer=8, precision="bf16")
+    both = dataclasses.replace(stage, chips=("h100-sxm-80g.0", "h100-sxm-80g.1"), data=2)
+
+    def needs(stage: Stage, cluster: Cluster) -> int:
+        replica = Replica(stages=(stage,), num_samples=16, micro_batch_size=2)
+        return stage_needs(replica, recipe, cluster)[0]
+
+    buffers = 2 * 36 * 3 * CHANNEL_BYTES
+    assert needs(both, quoted) - needs(both, cpus) == buffers
+    assert needs(stage, quoted) == needs(stage, cpus)
+    plan = search(recipe, quoted, space=ANY)
+    for placement in plan.placements():
+        (need,) = stage_needs(placement.replica, recipe, quoted)
+        assert placement.stage.memory_bytes == need
 
 
 def test_a_root_unit_that_stays_gathered_counts() -> None:

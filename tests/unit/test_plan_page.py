@@ -13,6 +13,7 @@ import pytest
 from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster, load_cluster, parse_cluster
 from motley.errors import ClusterError, StorageError
+from motley.plan.explain.more import TOKENS_PER_S, USD_PER_BILLION_TOKENS, OneMore
 from motley.plan.given import predict_given
 from motley.plan.plan import Plan, Replica, Stage
 from motley.plan.search.search import search
@@ -47,15 +48,6 @@ class Point:
     num_chips: int
     label: str
     plan: Plan
-
-
-@dataclasses.dataclass(frozen=True)
-class More:
-    """What one more chip brings."""
-
-    kind: str
-    tokens_per_s: float
-    gain: float
 
 
 Case = tuple[Plan, Recipe, Cluster]
@@ -166,9 +158,12 @@ def points(case: Case, *, is_priced: bool) -> Sequence[Point]:
     ]
 
 
-def page_of(case: Case) -> str:
+def page_of(case: Case, unit: str = TOKENS_PER_S) -> str:
     plan, recipe, cluster = case
-    more = [More("nvidia-a100-sxm-80g", plan.tokens_per_s * 1.1, 0.1), More("b", 1.0, 0.0)]
+    more = [
+        OneMore(kind="nvidia-a100-sxm-80g", unit=unit, reached=12.5, gain=0.1),
+        OneMore(kind="b", unit=unit, reached=13.75, gain=0.0),
+    ]
     return plan_html(plan, recipe, cluster, frontier=points(case, is_priced=True), one_more=more)
 
 
@@ -188,6 +183,22 @@ def test_parts_that_are_not_given_are_left_out() -> None:
     page = plan_html(*lone())
     assert 'id="frontier"' not in page
     assert "one more chip" not in page
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        (TOKENS_PER_S, ("+10.0 %, 12.5 tokens/s", "nothing, 13.8 tokens/s")),
+        (
+            USD_PER_BILLION_TOKENS,
+            ("-10.0 %, 12.5 USD per billion tokens", "nothing, 13.75 USD per billion tokens"),
+        ),
+    ],
+)
+def test_one_more_chip_is_told_in_the_unit_of_the_goal(unit: str, words: Sequence[str]) -> None:
+    page = page_of(lone(), unit)
+    for each in words:
+        assert page.count(each) >= 2
 
 
 def test_every_text_is_escaped() -> None:

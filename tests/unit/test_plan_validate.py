@@ -63,6 +63,20 @@ Edit = Callable[[Plan], Plan]
         (lambda p: with_stage(p, 0, 0, chips=("c",)), "chip 'c' has 2 stages"),
         (lambda p: with_stage(p, 0, 0, chips=("a", "b")), r"names 2 chips for 1 x 1"),
         (lambda p: with_stage(p, 0, 0, tensor=2), r"names 1 chips for 2 x 1"),
+        (lambda p: with_stage(p, 0, 0, tensor=-1, data=-1), r"names 1 chips for -1 x -1"),
+        (lambda p: with_stage(p, 0, 0, expert=0), r"share the model's experts \(expert = 0\)"),
+        (
+            lambda p: with_stage(p, 0, 0, chips=("a", "b"), data=2),
+            r"'a' \(emulated-1e\+09\) and 'b' .* unlike in training_flops_per_s\.",
+        ),
+        (
+            lambda p: with_stage(p, 0, 0, chips=("a", "b", "c"), tensor=3),
+            r"3 x a ... c cannot share the model's heads \(tensor = 3\): it has 4",
+        ),
+        (
+            lambda p: with_stage(p, 0, 0, chips=("a", "c"), data=2, expert=2),
+            r"2 x a ... c cannot share the model's experts .*: it has no experts",
+        ),
         (lambda p: with_stage(p, 0, 0, precision="bf16"), "chip 'a' has no rate for bf16"),
         (lambda p: with_stage(p, 0, 1, first_layer=4), "must begin with 3"),
         (lambda p: with_stage(p, 0, 0, last_layer=0), "have one at least"),
@@ -102,8 +116,10 @@ def test_memory_is_a_hard_limit() -> None:
 
 def test_memory_is_that_of_the_software() -> None:
     replica = PLAN.replicas[0]
-    ours, theirs = (stage_needs(replica, RECIPE, stack=stack) for stack in (MOTLEY, TORCHTITAN))
-    assert ours == stage_needs(replica, RECIPE)
+    ours, theirs = (
+        stage_needs(replica, RECIPE, CLUSTER, stack=stack) for stack in (MOTLEY, TORCHTITAN)
+    )
+    assert ours == stage_needs(replica, RECIPE, CLUSTER)
     assert all(other > own for own, other in zip(ours, theirs, strict=True))
     predicted, _ = predict_given(PLAN, RECIPE, CLUSTER, stack=TORCHTITAN)
     assert [stage.memory_bytes for stage in predicted.replicas[0].stages] == theirs

@@ -26,6 +26,14 @@ LATENT = {"key_value_rank": 8, "plain_width": 8, "rotary_width": 8, "value_width
         ({"model": {"lookahead_weight": 0.3}, "batch": {"sequence_length": 64},
           "schedule": {"sequence_warmup": 32, "sequence_warmup_steps": 5}},
          "model.lookahead_weight", "schedule.sequence_warmup"),
+        ({"model": {"sampled_targets": 300}}, "model.sampled_targets", "vocabulary of 300"),
+        ({"optimizer": {"head_learning_rate": 0.1}, "model": {}},
+         "optimizer.head_learning_rate", "model.tied_head"),
+        ({"optimizer": {"momentum": 0.9}}, "optimizer.momentum", 'kind is "adamw"'),
+        ({"optimizer": {"orthogonal_every": 2}}, "optimizer.orthogonal_every", 'kind is "adamw"'),
+        ({"schedule": {"decay_share": 0.4}}, "schedule.decay_share", 'decay is "cosine"'),
+        ({"schedule": {"decay": "wsd", "decay_share": 0.9, "steps": 100, "warmup_steps": 20}},
+         "schedule.decay_share", "warmup_steps"),
     ],
 )  # fmt: skip
 def test_the_pair_is_named(tables: dict[str, Any], first: str, second: str) -> None:

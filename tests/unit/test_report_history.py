@@ -47,6 +47,25 @@ def test_utilisation_is_flops_over_time_and_peak() -> None:
     assert figures.utilisation == pytest.approx(all_flops / (step["step_s"] * all_peaks))
 
 
+def test_the_quoted_peak_stands_beside_the_measured_one_where_all_chips_have_it() -> None:
+    events = Sample(steps=2).events()
+    chips = events[0]["chips"]
+    for chip in chips:
+        chip["quoted_peak_flops_per_s"] = 2 * chip["peak_flops_per_s"]
+    history = RunHistory.from_events(events)
+    figures = run_figures(history)
+    assert figures.utilisation is not None
+    assert figures.quoted_utilisation == pytest.approx(figures.utilisation / 2)
+    table = summary_dict(history)
+    half = table["chips"][1]["utilisation"]["value"] / 2
+    assert table["chips"][1]["utilisation_of_quoted"]["value"] == pytest.approx(half)
+    assert table["chips"][1]["quoted_peak_flops_per_s"]["source"] == "quoted"
+    chips[2]["quoted_peak_flops_per_s"] = None
+    figures = run_figures(RunHistory.from_events(events))
+    assert figures.quoted_utilisation is None
+    assert figures.chips[1].quoted_utilisation is not None
+
+
 def test_utilisation_above_the_peak_is_refused_with_a_warning() -> None:
     events = Sample(steps=4).events()
     events[0]["chips"][2]["peak_flops_per_s"] /= 100

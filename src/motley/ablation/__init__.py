@@ -18,6 +18,7 @@ from motley.ablation.ladder import (
     load_ladder,
     recipes_of,
 )
+from motley.ablation.parts import without_each
 from motley.ablation.runs import Outcome, Task, finished, tasks_of, train_all
 from motley.ablation.statistics import (
     Interval,
@@ -48,5 +49,6 @@ __all__ = [
     "recipes_of",
     "tasks_of",
     "train_all",
+    "without_each",
     "written",
 ]

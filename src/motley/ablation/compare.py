@@ -30,13 +30,18 @@ class Row:
     difference: Interval | None
     """To the base, Welch's; None for the base itself and where nothing can be said."""
     verdict: Verdict
+    flops: float
+    """Of one run; mean, counted."""
     training_s: float
     """Mean wall time of a run's steps."""
+    flops_ratio: float | None
+    time_ratio: float | None
+    """Over the base's; None without both, or where one diverged."""
 
 
 def compare(outcomes: Sequence[Outcome], variants: Sequence[str]) -> list[Row]:
     """A row for each variant that has a finished run, in the order of `variants`."""
-    base = _values(outcomes, BASE)
+    base, base_cost = _values(outcomes, BASE), _cost(outcomes, BASE)
     rows = []
     for variant in variants:
         own = [outcome for outcome in outcomes if outcome.variant == variant]
@@ -46,6 +51,7 @@ def compare(outcomes: Sequence[Outcome], variants: Sequence[str]) -> list[Row]:
         is_finite = all(map(math.isfinite, values))
         comparable = variant != BASE and is_finite and all(map(math.isfinite, base))
         difference = difference_interval(values, base) if comparable else None
+        flops, seconds = _cost(outcomes, variant)
         rows.append(
             Row(
                 variant=variant,
@@ -54,7 +60,10 @@ def compare(outcomes: Sequence[Outcome], variants: Sequence[str]) -> list[Row]:
                 interval=mean_interval(values) if is_finite else None,
                 difference=difference,
                 verdict=_verdict(variant, difference) if is_finite else "diverged",
-                training_s=statistics.fmean(outcome.training_s for outcome in own),
+                flops=flops,
+                training_s=seconds,
+                flops_ratio=_ratio(flops, base_cost[0]) if comparable else None,
+                time_ratio=_ratio(seconds, base_cost[1]) if comparable else None,
             )
         )
     return rows
@@ -62,6 +71,18 @@ def compare(outcomes: Sequence[Outcome], variants: Sequence[str]) -> list[Row]:
 
 def _values(outcomes: Sequence[Outcome], variant: str) -> list[float]:
     return [outcome.bits_per_byte for outcome in outcomes if outcome.variant == variant]
+
+
+def _cost(outcomes: Sequence[Outcome], variant: str) -> tuple[float, float]:
+    """FLOPs and seconds of a variant's runs in the mean; zeros without one."""
+    own = [outcome for outcome in outcomes if outcome.variant == variant]
+    if not own:
+        return 0.0, 0.0
+    return statistics.fmean(o.flops for o in own), statistics.fmean(o.training_s for o in own)
+
+
+def _ratio(value: float, base: float) -> float | None:
+    return value / base if value and base else None
 
 
 def _verdict(variant: str, difference: Interval | None) -> Verdict:

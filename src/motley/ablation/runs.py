@@ -17,6 +17,7 @@ from pathlib import Path
 from motley.cluster import Cluster
 from motley.errors import DivergedError, MotleyError, RunFolderError, not_written
 from motley.events import Event, read_events
+from motley.optim.flops import training_flops
 from motley.recipe import GrowthConfig, Recipe
 from motley.train.folder import RunFolder, open_run_folder
 from motley.train.prepare import Report, new_run, resume_run
@@ -50,6 +51,8 @@ class Outcome:
     curve: tuple[tuple[int, float], ...]
     """(step, bits per byte) of every validation."""
     tokens: int
+    flops: float
+    """Of the whole training, counted: what was trained before it and its optimizer's too."""
     training_s: float
     """Wall time of its steps."""
     path: Path
@@ -121,7 +124,7 @@ def finished(task: Task) -> Outcome | None:
         return None
     return Outcome(
         variant=task.variant, seed=task.seed, bits_per_byte=math.inf, curve=(), tokens=0,
-        training_s=0.0, path=task.path,
+        flops=0.0, training_s=0.0, path=task.path,
     )  # fmt: skip
 
 
@@ -142,6 +145,7 @@ def _at_the_end(task: Task, folder: RunFolder) -> Outcome | None:
         bits_per_byte=_number(checks[-1]["bits_per_byte"]),
         curve=tuple((event["step"], _number(event["bits_per_byte"])) for event in checks),
         tokens=sum(event["tokens"] for event in steps),
+        flops=training_flops(folder.recipe()),
         training_s=sum(event["step_s"] for event in steps),
         path=task.path,
     )

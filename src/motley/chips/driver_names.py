@@ -11,6 +11,7 @@ import re
 from typing import NamedTuple
 
 from motley.chips.catalog import CatalogChip, catalog
+from motley.chips.chip import Chip
 
 
 class Rule(NamedTuple):
@@ -137,6 +138,14 @@ def share_of_row(chip: CatalogChip, memory_bytes: int) -> float:
     nominal = chip.memory_bytes
     is_half = nominal is not None and memory_bytes < 0.75 * nominal
     return 0.5 if is_half and chip.id in SPLIT_IN_TWO else 1.0
+
+
+def quoted_peak(chip: Chip) -> float | None:
+    """The catalog's peak of a measured chip in its training format, FLOP/s; `None` if the chip is
+    unlisted, emulated, or quoted itself."""
+    row = catalog().get(chip.kind)
+    peak = row.peak_flops_per_s(chip.precision) if row and chip.source == "measured" else None
+    return peak * share_of_row(row, chip.memory_bytes) if row and peak else None
 
 
 def _normalise(name: str) -> str:

@@ -42,6 +42,8 @@ TRAINING_SHARE = 0.3
 
 CPU_COPY_BYTES = 2**28
 ACCELERATOR_COPY_BYTES = 2**30
+
+CHECK_DEVICE = "Check the driver, the PyTorch build, and whether other processes hold its memory."
 """Far more than any cache."""
 
 
@@ -106,11 +108,20 @@ def measure_device(
 ) -> DeviceFigures:
     """Measures `device` for about `seconds`; `report` gets one line per finished part.
 
-    `ProbeError` if not even fp32 training works on it.
+    `ProbeError` if no training works on it, or it fails while it is measured.
     """
+    try:
+        return _measured(device, report, seconds)
+    except RuntimeError as cause:  # what PyTorch's backends raise, OutOfMemoryError too
+        raise ProbeError(f"{device} fails: {_first_line(cause)}", remedy=CHECK_DEVICE) from cause
+
+
+def _measured(device: torch.device, report: Callable[[str], None], seconds: float) -> DeviceFigures:
     free, total = vendors.memory_info(device)
     others = host.OtherLoad()
     matmul, unusable = _measure_dtypes(device, free, seconds * MATMUL_SHARE, report)
+    if not matmul:
+        raise ProbeError(f"no matmul works on {device}.", remedy=CHECK_DEVICE)
     bandwidth = measure_memory_bandwidth(device, free, seconds * BANDWIDTH_SHARE)
     report(f"{device}: memory {si(bandwidth.median, 'B/s')}, {size(free)} free of {size(total)}")
     to_device, to_host = measure_host_copies(device, free, seconds * COPY_SHARE)
@@ -210,12 +221,16 @@ def _fault(device: torch.device, dtype: torch.dtype) -> str:
     try:
         product = (left.to(device) @ right.to(device)).float().cpu()
     except (RuntimeError, TypeError) as cause:
-        lines = str(cause).splitlines()
-        return lines[0] if lines else type(cause).__name__
+        return _first_line(cause)
     # 2 % of the largest entry: bf16 rounds the result to 0.4 %.
     if not (product - expected).abs().max() <= 0.02 * expected.abs().max():
         return "its products are wrong"
     return ""
+
+
+def _first_line(cause: Exception) -> str:
+    lines = str(cause).splitlines()
+    return lines[0] if lines else type(cause).__name__
 
 
 def measure_matmul(
@@ -310,12 +325,12 @@ def _measure_training(
             step = training_block.training_step(shape, device, _dtype(precision))
             windows = time_windows(step, partial(vendors.synchronize, device), seconds)
         except (RuntimeError, TypeError) as cause:
-            unusable[precision] = f"a training step fails: {cause}"
+            unusable[precision] = f"a training step fails: {_first_line(cause)}"
             del left[precision]
             continue
         return precision, reason, Rate.of(shape.flops, windows)
     faults = "; ".join(f"{precision}: {fault}" for precision, fault in unusable.items())
     raise ProbeError(
         f"no training step works on {device} ({faults}).",
-        remedy="Check the driver and the PyTorch build, or leave this device out.",
+        remedy=CHECK_DEVICE,
     )

@@ -25,6 +25,7 @@ from motley.chips.probe_comments import (
     FEEDS_ACCELERATORS,
     chip_comments,
     file_comments,
+    left_out_comment,
     link_comments,
     noise_warning,
 )
@@ -63,15 +64,20 @@ def probe(
     """Measures each device that PyTorch sees, and the links; about that many seconds for each.
 
     `report` gets a line per finished part. The devices of a `node` with a name of its own carry
-    it in front of theirs. `ProbeError` if a device cannot train; a link that cannot be measured
-    is reported and left out.
+    it in front of theirs. A device that cannot train and a link that cannot be measured are
+    reported and left out; `ProbeError` if no device is left.
     """
     devices = vendors.available_devices()
     report("found " + ", ".join(f"{device} ({vendors.device_name(device)})" for device in devices))
     comments: dict[str, list[str]] = {"": file_comments(datetime.datetime.now(datetime.UTC))}
     chips = []
     for device in devices:
-        figures = measure_device(device, report, device_seconds)
+        try:
+            figures = measure_device(device, report, device_seconds)
+        except ProbeError as error:
+            report(f"{device} is left out: {error}")
+            comments[""] += left_out_comment(device, error)
+            continue
         if warning := noise_warning(figures):
             report(warning)
         row = recognise(device, figures)
@@ -80,6 +86,10 @@ def probe(
         if device.type == "cpu" and len(devices) > 1:
             comments[chip.name].append(FEEDS_ACCELERATORS)
         chips.append(chip)
+    if not chips:
+        raise ProbeError(
+            "no device of this machine can train.", remedy="See the lines above, from each device."
+        )
     links = []
     for measurement, link, backend in _links(chips, node, link_seconds, report):
         comments[link_key(link)] = link_comments(measurement, backend)

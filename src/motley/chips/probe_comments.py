@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import datetime
+from typing import TYPE_CHECKING
 
+from motley.chips import vendors
 from motley.chips.catalog import CatalogChip
 from motley.chips.chip import Chip
 from motley.chips.driver_names import share_of_row
 from motley.chips.measure import DeviceFigures, MatmulRate, Rate
 from motley.chips.ping_pong import LinkMeasurement
+from motley.errors import ProbeError
 from motley.units import Precision, percent, si, size
+
+if TYPE_CHECKING:
+    import torch
 
 NOISY_SHARE = 0.05
 """Other load above this is worth a warning."""
@@ -30,6 +36,12 @@ def file_comments(moment: datetime.datetime) -> list[str]:
         "and stand here for comparison only.",
         "",
     ]
+
+
+def left_out_comment(device: torch.device, error: ProbeError) -> list[str]:
+    """Why a device of the machine has no table."""
+    name = vendors.device_name(device) or "no name"
+    return [f"Left out: {device} ({name}). {' '.join(str(error).split())}", ""]
 
 
 def chip_comments(

@@ -29,12 +29,13 @@ from motley.ablation import (
     recipes_of,
     tasks_of,
     train_all,
+    without_each,
 )
 from motley.cli.output import print_json, say
 from motley.cli.planning import cluster_for, show
 from motley.cli.training import watch
 from motley.errors import InputError
-from motley.recipe import load_recipe
+from motley.recipe import Recipe, load_recipe
 from motley.report.ablation_page import write_ablation_page
 from motley.train.folder import RunFolder
 from motley.train.launch import start
@@ -52,7 +53,7 @@ def run(
 ) -> None:
     """Trains, prints, writes the page; what has finished stays when it is stopped."""
     recipe = load_recipe(recipe_file)
-    variants = _variants(settings, ladder_file)
+    variants = _variants(recipe, settings, ladder_file)
     folder = out or Path("runs") / f"{recipe.name}-ablation"
     recipes = recipes_of(recipe, variants)
     tasks = tasks_of(recipes, range(recipe.seed, recipe.seed + seeds), folder)
@@ -69,15 +70,23 @@ def run(
         say(f"Stopped after {len(outcomes)} of {len(tasks)} runs. The same command goes on.")
 
 
-def _variants(settings: Sequence[str], ladder_file: Path | None) -> tuple[Variant, ...]:
-    if bool(settings) == (ladder_file is not None):
+def _variants(
+    recipe: Recipe, settings: Sequence[str], ladder_file: Path | None
+) -> tuple[Variant, ...]:
+    """What was asked for, or else the recipe without each of its techniques."""
+    if settings and ladder_file is not None:
         raise InputError(
-            "an ablation needs something that varies."
-            if ladder_file is None
-            else "--set and --ladder are two ways to say what varies.",
+            "--set and --ladder are two ways to say what varies.",
             remedy="Give --set key=value (once for each variant), or --ladder FILE.",
         )
-    return load_ladder(ladder_file) if ladder_file else from_settings(settings)
+    if settings:
+        return from_settings(settings)
+    if ladder_file is not None:
+        return load_ladder(ladder_file)
+    variants = without_each(recipe, say)
+    say(f"Nothing was said to vary, so {len(variants)} techniques of the recipe are left out, each "
+        "alone. --set key=value or --ladder FILE varies something else.")  # fmt: skip
+    return variants
 
 
 def _train(tasks: Sequence[Task], cluster_file: Path | None) -> tuple[list[Outcome], bool]:
@@ -107,10 +116,12 @@ def _data(row: Row) -> dict[str, Any]:
 
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.add_column("variant", overflow="fold", min_width=24)
+    table.add_column("variant", overflow="fold", min_width=16)
     table.add_column("seeds", justify="right")
     for title in ("bits/byte, 95 %", "difference, 95 %"):
         table.add_column(title, justify="right", no_wrap=True)
+    for title in ("FLOPs", "time"):
+        table.add_column(title, justify="right")
     table.add_column("")
     for row in rows:
         difference = row.difference
@@ -119,6 +130,7 @@ def _table(rows: Sequence[Row]) -> Table:
             str(len(row.seeds)),
             f"{row.mean:.4f}{_half(row.interval)}",
             f"{difference.mean:+.4f}{_half(difference)}" if difference else "",
+            *(f"{ratio:.2f}x" if ratio else "" for ratio in (row.flops_ratio, row.time_ratio)),
             "" if row.verdict in ("base", "no claim") else row.verdict,
         )
     return table
@@ -138,4 +150,7 @@ def _reading(rows: Sequence[Row]) -> str:
         return "Nothing can be compared: every variant diverged. Lower their learning rates first."
     if all(len(row.seeds) == 1 for row in rows):
         return "With one seed no difference can be told from noise: give --seeds 3 or more."
-    return "measured; lower is better. noise: the 95 % interval of the difference holds zero."
+    return (
+        "measured; lower is better. noise: the 95 % interval of the difference holds zero. FLOPs "
+        "(counted) and time are those of the recipe itself times so much."
+    )

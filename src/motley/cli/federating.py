@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from motley.cli.output import print_json, say, write_text
+from motley.cli.output import print_json, require_writable, say, write_text
 from motley.errors import (
     InputError,
     TermsError,
@@ -23,7 +23,7 @@ from motley.federation.identity import Identity, load_identity, new_identity, sa
 from motley.federation.ledger import STATED, LedgerLine, ledger, to_csv
 from motley.federation.messages import Amendment, read_body
 from motley.federation.store import open_store
-from motley.federation.terms import Terms, doubts, load_terms, usual_terms
+from motley.federation.terms import Terms, doubts, load_terms, review_words, usual_terms
 from motley.federation.view import View
 from motley.units import percent, si, size
 
@@ -49,6 +49,7 @@ def create(
     as_json: bool,
 ) -> None:
     from motley.federation.founding import found, initial_parameters, require_usable
+    from motley.federation.privacy import budget
     from motley.federation.state import GlobalState
     from motley.recipe import load_recipe
     from motley.train.prepare import prepare_data
@@ -58,6 +59,10 @@ def create(
     check_shareable(recipe)
     terms = _terms(terms_file, recipe.schedule.steps)
     keys = _member_keys(founder, members, terms)
+    spends = budget(terms, recipe.schedule)
+    say(review_words(terms.round, len(keys)))
+    if spends is not None:
+        say(str(spends))
     store = open_store(store_url, create=True)
     require_usable(store)  # before minutes of tokenizing
     recipe, prepared = prepare_data(recipe, say)
@@ -72,7 +77,14 @@ def create(
         keys,
     )
     if as_json:
-        print_json({"federation": digest, "fingerprint": digest[:FINGERPRINT_DIGITS]})
+        print_json(
+            {
+                "federation": digest,
+                "fingerprint": digest[:FINGERPRINT_DIGITS],
+                "withstood": terms.round.withstood(len(keys)),
+                "privacy": spends and dataclasses.asdict(spends),
+            }
+        )
         return
     say(
         f"Founded '{charter.terms.name}' in {store_url} with {len(keys)} parties. "
@@ -166,9 +178,11 @@ def _amend(
 
 
 def _warn_of_too_few(view: View) -> None:
-    """Where the parties that are left are no quorum: it falls to their number."""
+    """Where the parties that are left are no quorum: it falls to their number. And what they
+    withstand."""
     view.refresh()
-    left, quorum = view.look().membership.active(), view.chain.charter.terms.round.quorum
+    terms = view.chain.charter.terms.round
+    left, quorum = view.look().membership.active(), terms.quorum
     if not left:
         say("Note: nobody active is left: no round can be sealed until a party is admitted.")
     elif len(left) < quorum:
@@ -177,6 +191,8 @@ def _warn_of_too_few(view: View) -> None:
             f"{'party is' if len(left) == 1 else 'parties are'} left: until more are admitted a "
             "round needs the updates of all of them, and no more."
         )
+    if left:
+        say(review_words(terms, len(left)))
 
 
 def _say_handout(amendment: Amendment, name: str | None) -> None:
@@ -206,6 +222,7 @@ def status(store_url: str, fingerprint: str | None, *, as_json: bool) -> None:
         "fingerprint": view.federation[:FINGERPRINT_DIGITS],
         "founder": charter.founder.name,
         "next_round": view.chain.next_round,
+        "withstood": charter.terms.round.withstood(len(look.membership.active())),
         "last_seal": last and {"round": last.round, "party": last.party},
         "published": sorted(look.updates),
         "reviewed": sorted(look.reviews),
@@ -214,7 +231,12 @@ def status(store_url: str, fingerprint: str | None, *, as_json: bool) -> None:
             for each in (read_body(Amendment, signed, view.federation) for signed in look.pending)
         ],
         "parties": [
-            {"party": line.party, "standing": line.standing, "strikes": line.strikes}
+            {
+                "party": line.party,
+                "standing": line.standing,
+                "strikes": line.strikes,
+                "epsilon": line.epsilon,
+            }
             for line in ledger(view.chain)
         ],
         "rejected": [
@@ -235,13 +257,16 @@ def _print_status(data: dict[str, Any], terms: Terms) -> None:
     print(
         f"rounds sealed: {data['next_round']}; steps per round: "
         f"{terms.round.local_steps // terms.round.fragments}; codec: {terms.codec.kind}; "
-        f"quorum: {terms.round.quorum}"
+        f"quorum: {terms.round.quorum}; dishonest reviewers withstood: {data['withstood']}"
     )
     if data["last_seal"]:
         print(f"last sealed by {data['last_seal']['party']}")
+    if terms.privacy is not None:
+        print(f"privacy: delta {terms.privacy.delta:g}; epsilon spent as each party states it")
     for line in data["parties"]:
         published = "published" if line["party"] in data["published"] else "-"
-        print(f"  {line['party']:<32} {line['standing']:<10} {published}")
+        spent = f"epsilon {_epsilon(line['epsilon'])}" if terms.privacy else ""
+        print(f"  {line['party']:<32} {line['standing']:<10} {published:<9} {spent}".rstrip())
     if data["pending_amendments"]:
         print(f"from the next seal on: {', '.join(data['pending_amendments'])}")
     for each in data["rejected"][-10:]:
@@ -251,26 +276,47 @@ def _print_status(data: dict[str, Any], terms: Terms) -> None:
 
 
 def show_ledger(
-    store_url: str, out: Path | None, fingerprint: str | None, *, as_json: bool
+    store_url: str, out: Path | None, html: Path | None, fingerprint: str | None, *, as_json: bool
 ) -> None:
+    require_writable(out, html)
     view = View(open_store(store_url), fingerprint)
     view.refresh()
     lines = ledger(view.chain)
     if out is not None:
         write_text(out, to_csv(lines, view.chain.next_round))
+    if html is not None:
+        _write_page(html, view, lines)
     if as_json:
         print_json(
             {"rounds": view.chain.next_round, "lines": [dataclasses.asdict(line) for line in lines]}
         )
         return
     _print_ledger(lines, view.chain.next_round)
-    if out is not None:
-        say(f"Written to {out}.")
+    if out or html:
+        say(f"Written to {' and '.join(str(path) for path in (out, html) if path)}.")
+
+
+def _write_page(path: Path, view: View, lines: list[LedgerLine]) -> None:
+    from motley.report.ledger_page import LedgerFacts, write_ledger_page
+
+    terms = view.chain.charter.terms
+    facts = LedgerFacts(
+        name=terms.name,
+        fingerprint=view.federation[:FINGERPRINT_DIGITS],
+        rounds=view.chain.next_round,
+        delta=terms.privacy.delta if terms.privacy else None,
+    )
+    write_ledger_page(path, facts, [dataclasses.asdict(line) for line in lines])
 
 
 def _print_ledger(lines: list[LedgerLine], rounds: int) -> None:
     print(f"after {rounds} rounds; {', '.join(STATED)}: as each party states them")
-    head = ("party", "share", "accepted", "rejected", "tokens", "chip-seconds", "bytes", "standing")
+    is_private = any(line.epsilon is not None for line in lines)
+    spent = ("epsilon",) if is_private else ()
+    head = (
+        "party", "share", "accepted", "rejected", "tokens", "chip-seconds", "bytes", *spent,
+        "standing",
+    )  # fmt: skip
     rows = [
         (
             line.party,
@@ -280,6 +326,7 @@ def _print_ledger(lines: list[LedgerLine], rounds: int) -> None:
             si(line.tokens),
             si(line.chip_seconds),
             size(line.payload_bytes),
+            *([_epsilon(line.epsilon)] if is_private else ()),
             line.standing,
         )
         for line in lines
@@ -289,6 +336,10 @@ def _print_ledger(lines: list[LedgerLine], rounds: int) -> None:
         print(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
+
+
+def _epsilon(spent: float | None) -> str:
+    return "-" if spent is None else f"{spent:.3g}"
 
 
 def check(

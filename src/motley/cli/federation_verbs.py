@@ -117,13 +117,16 @@ def status(store: StoreArgument, fingerprint: Fingerprint = None, as_json: AsJso
 def ledger(
     store: StoreArgument,
     out: Annotated[Path | None, typer.Option("--out", help="A CSV file to write.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with a picture, too.")
+    ] = None,
     fingerprint: Fingerprint = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what each party has given."""
     from motley.cli import federating
 
-    federating.show_ledger(store, out, fingerprint, as_json=as_json)
+    federating.show_ledger(store, out, html, fingerprint, as_json=as_json)
 
 
 @app.command()

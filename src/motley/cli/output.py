@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import sys
@@ -41,6 +42,20 @@ def write_text(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as cause:
         raise not_written(path, cause) from None
+
+
+def keep_old(path: Path) -> None:
+    """Renames what is there to the first free `PATH.bak`, `PATH.bak2` ..., and says so: a person
+    may have edited it."""
+    if not path.is_file():
+        return
+    numbers = itertools.chain([""], itertools.count(2))
+    kept = next(p for n in numbers if not (p := path.with_name(f"{path.name}.bak{n}")).exists())
+    try:
+        path.rename(kept)
+    except OSError as cause:
+        raise not_written(kept, cause) from None
+    say(f"{path} was there; it is {kept} now.")
 
 
 def say(text: str) -> None:

@@ -27,9 +27,6 @@ from motley.plan.search.search import search
 from motley.plan.space import ANY, TRAINABLE
 from motley.recipe import Recipe
 
-LEAST_GAIN = 5e-4
-"""A share of tokens/s below this reads as nothing."""
-
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -58,7 +55,7 @@ def run(
     plan = search(recipe, cluster, objective=objective, space=space)
     ready = plan if trainable else _trainable_plan(plan, recipe, cluster, objective)
     _save(plan, out)
-    more = one_more(recipe, cluster, plan, space=space)
+    more = one_more(recipe, cluster, plan, objective=objective, space=space)
     advice = _advice(recipe, plan, hours, corpus_tokens)
     if html:
         from motley.report.plan_page import write_plan_page
@@ -192,13 +189,8 @@ def _more_notes(more: Sequence[OneMore]) -> list[str]:
     """What one more chip of each kind would bring."""
     if not more:
         return []
-    from motley.units import percent
-
-    gains = [
-        f"{each.kind} {f'+{percent(each.gain)}' if each.gain >= LEAST_GAIN else 'nothing'}"
-        for each in more
-    ]
-    return ["", f"One more chip would bring (tokens/s, predicted): {', '.join(gains)}."]
+    gains = ", ".join(f"{each.kind} {each.change}" for each in more)
+    return ["", f"One more chip would bring ({more[0].unit}, predicted): {gains}."]
 
 
 def _as_data(

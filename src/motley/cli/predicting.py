@@ -72,6 +72,8 @@ def _table(table: Path, out: Path | None, *, as_json: bool) -> None:
 
     if out is None:
         raise InputError("--table needs a file to write.", remedy="Give --out out.csv.")
+    if out.exists() and table.exists() and out.samefile(table):
+        raise InputError(f"--out {out} is the table itself.", remedy="Name another file.")
     summary = predict_table(table, out, say)
     if as_json:
         print_json(summary)

@@ -6,13 +6,14 @@ import shlex
 import tomllib
 from pathlib import Path
 
-from motley.cli.output import print_json, require_writable, say, write_text
+from motley.cli.output import keep_old, print_json, require_writable, say, write_text
 from motley.cluster import Cluster, parse_cluster
 
 
 def run(out: Path, *, as_json: bool) -> None:
     require_writable(out)
     text, cluster = measure()
+    keep_old(out)
     write_text(out, text)
     if as_json:
         print_json(cluster.to_dict())

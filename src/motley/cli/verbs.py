@@ -92,12 +92,18 @@ def replace(
     network_gbit: Annotated[
         float, typer.Option("--network-gbit", help="Gbit/s of each node to the others.")
     ] = 100.0,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--price", metavar="CHIP=USD", help="Your price per chip-hour; repeat for more."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find which weaker chips reach a strong chip's tokens/s, and what they take."""
     from motley.cli import replacing
 
-    replacing.run(strong, weak, model, count, per_node, network_gbit, as_json=as_json)
+    replacing.run(strong, weak, model, count, per_node, network_gbit, price or [], as_json=as_json)
 
 
 def predict(

@@ -68,21 +68,24 @@ def prepare(
     report: Report,
     *,
     shard_tokens: int = SHARD_TOKENS,
+    earlier_key: str | None = None,
 ) -> PreparedData:
     """The token shards of `sources`, from `cache` if they are there, else made and put there.
 
     `tokenizer_path` names a Hugging Face tokenizer.json; without one a byte-level BPE of
     `vocab_size` ids is trained on the training documents. `held_out_share` of the documents is
-    kept for validation. `report` gets a line for each choice and step. Safe to call from several
-    processes at once. `CorpusError`, `TokenizerError`, or `StorageError` if the cache cannot be
-    written; nothing half-written stays behind.
+    kept for validation. `report` gets a line for each choice and step. `earlier_key` is that of
+    data whose tokenizer was trained and is now given: the same text gets the same key. Safe to
+    call from several processes at once. `CorpusError`, `TokenizerError`, or `StorageError` if the
+    cache cannot be written; nothing half-written stays behind.
     """
     files = list_files(sources, report)
     given = load_tokenizer(tokenizer_path) if tokenizer_path else None
     source_digest = content_digest(files)
-    vocabulary = given.digest if given else str(vocab_size)
-    key = cache_key(source_digest, vocabulary, held_out_share, shard_tokens)
-    found = _find(cache, key, report)
+    key = cache_key(source_digest, str(vocab_size), held_out_share, shard_tokens)
+    if given and key != earlier_key:
+        key = cache_key(source_digest, given.digest, held_out_share, shard_tokens)
+    found = _find(cache, key, given, report)
     if found is not None:
         report(f"Tokens: taken from {found.folder}, made earlier from the same text.")
         return found
@@ -92,7 +95,7 @@ def prepare(
         tokenizer = given or train_on_corpus(files, split, held_out_share, vocab_size, report)
         job = _Job(folder, files, tokenizer, split, held_out_share, shard_tokens)
         _write_folder(job, key, source_digest, report)
-        published = _find(cache, key, report)
+        published = _find(cache, key, given, report)
         if published is None:
             target = cache / f"{key}-{secrets.token_hex(4)}"
             folder.rename(target)
@@ -111,11 +114,14 @@ class _Job:
     shard_tokens: int
 
 
-def _find(cache: Path, key: str, report: Report) -> PreparedData | None:
-    """The first whole folder of `key`; damaged ones are removed, with a message."""
+def _find(cache: Path, key: str, given: Tokenizer | None, report: Report) -> PreparedData | None:
+    """The first whole folder of `key`, made with the `given` tokenizer if there is one; damaged
+    ones are removed, with a message."""
     for folder in sorted(cache.glob(f"{key}-*")):
         try:
             data = PreparedData.load(folder)
+            if given and data.index.tokenizer_digest != given.digest:
+                continue
             if data.index.key == key:
                 return data
             problem = f"{folder}: was made from other text."

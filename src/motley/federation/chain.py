@@ -30,6 +30,9 @@ KeyOf = Callable[[str], str | None]
 
 MOST_REMEMBERED = 50_000
 
+SETTLED_TIES = 2
+"""From this version of the charter on a tie is no verdict while a cited reviewer has not voted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
@@ -150,7 +153,16 @@ class Chain:
         )
 
     def needed_reviews(self, membership: Membership) -> int:
-        return min(self.charter.terms.round.reviews, len(membership.active()))
+        """Without which there is no seal."""
+        return self.charter.terms.round.needed_reviews(len(membership.active()))
+
+    def settling_reviews(self, membership: Membership) -> int:
+        """That are enough for one whatever they say; fewer must say the same."""
+        return self.charter.terms.round.settling_reviews(len(membership.active()))
+
+    def drawn(self, party: str) -> str:
+        """By what parties are ordered for the open round: another order after each seal."""
+        return digest_of(f"{self.head} {party}".encode())
 
     def needed_updates(self, membership: Membership) -> int:
         return min(self.charter.terms.round.quorum, len(membership.active()))
@@ -239,7 +251,7 @@ def compose(
     read = tuple(read_body(Review, signed, chain.federation) for signed in cited)
     _check_reviews(chain, membership, read)
     base = _majority_base(chain, read)
-    decided = _decided(read)
+    decided = _decided(chain, read)
     for digest in decided:
         if digest not in manifests:
             raise VoidObjectError("a decided update's manifest is lacking")
@@ -291,6 +303,9 @@ def _check_reviews(chain: Chain, membership: Membership, reviews: Sequence[Revie
             raise VoidObjectError(f"the review of '{review.party}' is for another round")
         if review.amendments > membership.amendments:
             raise VoidObjectError("lacks an amendment that a reviewer knows")
+    said = [{vote.manifest: vote.reason for vote in review.votes} for review in reviews]
+    if len(reviews) < chain.settling_reviews(membership) and any(each != said[0] for each in said):
+        raise VoidObjectError("the reviews do not say the same: another one has to settle it")
 
 
 def _majority_base(chain: Chain, reviews: Sequence[Review]) -> str:
@@ -302,8 +317,9 @@ def _majority_base(chain: Chain, reviews: Sequence[Review]) -> str:
     return base
 
 
-def _decided(reviews: Sequence[Review]) -> dict[str, str]:
+def _decided(chain: Chain, reviews: Sequence[Review]) -> dict[str, str]:
     """Manifest digest to reason ("" for accepted) of all that enough reviewers have voted on."""
+    needs_all = chain.charter.version >= SETTLED_TIES
     votes: dict[str, list[str]] = {}
     for review in reviews:
         for vote in review.votes:
@@ -312,18 +328,21 @@ def _decided(reviews: Sequence[Review]) -> dict[str, str]:
         digest: _verdict(reasons)
         for digest, reasons in sorted(votes.items())
         if 2 * len(reasons) > len(reviews)
+        and not (needs_all and _is_tie(reasons) and len(reasons) < len(reviews))
     }
 
 
+def _is_tie(reasons: Sequence[str]) -> bool:
+    return 2 * sum(not reason for reason in reasons) == len(reasons)
+
+
 def _verdict(reasons: list[str]) -> str:
-    against = Counter(reason for reason in reasons if reason)
-    num_against = against.total()
-    num_for = len(reasons) - num_against
-    if num_for == num_against:
+    if _is_tie(reasons):
         return "disputed"
-    return (
-        min(against, key=lambda reason: (-against[reason], reason)) if num_against > num_for else ""
-    )
+    against = Counter(reason for reason in reasons if reason)
+    if 2 * against.total() < len(reasons):
+        return ""
+    return min(against, key=lambda reason: (-against[reason], reason))
 
 
 def _check_distinct(chain: Chain, membership: Membership, updates: Sequence[Update]) -> None:

@@ -139,7 +139,8 @@ class Charter:
     """The largest payload of an update."""
     handout: Handout | None = None
     """The first group key for founder and members, if payloads are encrypted."""
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
+    """1: `reviews` stands in the terms, and ties are settled at once."""
 
     def __post_init__(self) -> None:
         require_positive(self, "payload_bytes")
@@ -201,6 +202,11 @@ def read_charter(data: bytes, fingerprint: str | None = None) -> tuple[Charter, 
     """The charter in `data` and its digest, which must begin with `fingerprint` where one is given;
     `CharterError` says what is wrong."""
     digest = digest_of(data)
+    if fingerprint is not None and len(fingerprint) < FINGERPRINT_DIGITS:
+        raise CharterError(
+            f"'{fingerprint}' is no fingerprint: it has fewer than {FINGERPRINT_DIGITS} digits.",
+            remedy="Give it as 'create' printed it.",
+        )
     if fingerprint is not None and not digest.startswith(fingerprint.lower()):
         raise CharterError(
             f"this is another charter: its fingerprint is {digest[:FINGERPRINT_DIGITS]}, "

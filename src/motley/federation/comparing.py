@@ -54,12 +54,13 @@ class Comparisons:
         return self._found[key]
 
     def _allowing(self, votes: Mapping[Place, str], found: Mapping[Place, str]) -> dict[Place, str]:
-        """The loss gate is asked for what all else accepts, and nobody else can measure it."""
-        has_gate = self._state.terms.defences.loss_gate is not None
+        """The loss gate is asked for what all else accepts, and nobody else can measure it. A copy
+        that came at one time with another update is `disputed`, and nobody else saw when."""
+        allowed = {("copied", "disputed")}
+        if self._state.terms.defences.loss_gate is not None:
+            allowed.add(("", "loss_gate"))
         return {
-            place: "loss_gate"
-            if has_gate and not reason and votes[place] == "loss_gate"
-            else reason
+            place: votes[place] if (reason, votes[place]) in allowed else reason
             for place, reason in found.items()
         }
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from motley.errors import StateDivergedError, StoreUnreachableError
 from motley.federation.chain import SealedRound
+from motley.federation.downloads import prune
 from motley.federation.fragments import mix_in
 from motley.federation.keeping import SnapshotKeeper
 from motley.federation.outgoing import Outgoing, Parcel
@@ -165,6 +166,7 @@ class Correspondence:
         self._member.begin_session()
         self._state = join_state(self._member, self._cache)
         self._round = self._member.next_round
+        self._prune()
         look = self._member.look()
         self._last = self._member.chain.sealed[-1] if self._member.chain.sealed else None
         self._outgoing.open(self._state.digest(), look.membership)
@@ -266,6 +268,12 @@ class Correspondence:
         self._record_round(sealed, time.monotonic() - began)
         if self._round == self._member.next_round:
             self._snapshots.begin(state)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Of the downloads, what is not needed any more."""
+        if self._cache is not None:
+            prune(self._member.view, self._cache, self._round)
 
     def _record_round(self, sealed: SealedRound, apply_s: float) -> None:
         now = time.monotonic()

@@ -25,9 +25,10 @@ OVERHEAD_BYTES = NONCE_BYTES + 16
 
 
 class GroupCipher:
-    """Seals and opens pieces for the members of one federation, in one epoch of its group key."""
+    """Seals and opens pieces for the members of one federation, in one epoch of its group key; of
+    none where only the updates' own keys hide them."""
 
-    def __init__(self, group_key: bytes, epoch: int = 0) -> None:
+    def __init__(self, group_key: bytes, epoch: int | None = 0) -> None:
         assert len(group_key) == KEY_BYTES
         self.epoch = epoch
         self._cipher = ChaCha20Poly1305(derived(group_key, b"motley-federation-1 cipher"))
@@ -43,10 +44,8 @@ class GroupCipher:
         try:
             return self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], None)
         except (InvalidTag, ValueError):
-            raise PayloadError(
-                f"a payload cannot be decrypted with the group key of epoch {self.epoch}.",
-                reason="damaged",
-            ) from None
+            where = "" if self.epoch is None else f" under the group key of epoch {self.epoch}"
+            raise PayloadError(f"a payload cannot be decrypted{where}.", reason="damaged") from None
 
 
 def new_group_key() -> bytes:
@@ -54,6 +53,15 @@ def new_group_key() -> bytes:
     return secrets.token_bytes(KEY_BYTES)
 
 
-def derived(group_key: bytes, purpose: bytes) -> bytes:
+def update_cipher(
+    opening_key: str, party: str, round_: int, group_key: bytes, epoch: int | None
+) -> GroupCipher:
+    """For the chunks of one update: who has not its manifest cannot open them, and in the manifest
+    of another party they open nothing. `group_key` is empty where nothing else is encrypted."""
+    purpose = f"motley-federation-1 update {party} {round_}".encode()
+    return GroupCipher(derived(group_key + bytes.fromhex(opening_key), purpose), epoch)
+
+
+def derived(key: bytes, purpose: bytes) -> bytes:
     """Another key of 32 bytes, for that purpose alone."""
-    return HKDF(hashes.SHA256(), KEY_BYTES, None, purpose).derive(group_key)
+    return HKDF(hashes.SHA256(), KEY_BYTES, None, purpose).derive(key)

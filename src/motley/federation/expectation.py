@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping
 
 from motley.federation.chain import Chain, SealedRound
 from motley.federation.messages import Session
-from motley.federation.objects import digest_of
 
 PRESENCE_ROUNDS = 3
 """A party that had no update for so many rounds, and did not begin anew, is not waited for."""
@@ -90,14 +89,15 @@ class Expectation:
     def is_turn(self, what: str, num_at_once: int) -> bool:
         """Whether this party is due with a piece of work that one of the first `num_at_once` does;
         the others come in if it was not done."""
-        order = sorted({*self._present, self._party}, key=self._drawn)
+        order = sorted({*self._present, self._party}, key=self._chain.drawn)
         place = max(0, order.index(self._party) + 1 - num_at_once)
         grace_s = self._chain.charter.terms.round.grace_s
         step_s = (1 - MOST_CLOSING_SHARE) / 2 * grace_s / LAST_PLACE
         return self._waited_s(what) >= step_s * min(place, LAST_PLACE)
 
-    def _drawn(self, party: str) -> str:
-        return digest_of(f"{self._chain.head} {party}".encode())
+    def is_overdue(self, what: str) -> bool:
+        """Whether something was waited for longer than the others are given for all of it."""
+        return self._waited_s(what) > self._chain.charter.terms.round.grace_s
 
     def _waited_s(self, what: str) -> float:
         now = self._clock()

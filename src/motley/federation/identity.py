@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from motley.errors import IdentityError
 from motley.federation.agreement import open_sealed
+from motley.federation.encrypt import derived
 from motley.federation.objects import Signed, signed_bytes
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -68,6 +69,12 @@ class Identity:
         """What a `Sender` has sealed for this party at that place; None if it is not."""
         private_bytes = self._key.private_bytes_raw()
         return open_sealed(sealed, private_bytes, self.public_key, sender, place)
+
+    def opening_key(self, federation: str, round_: int) -> str:
+        """By which this party's update for a round is hidden until its manifest tells it: 64 hex
+        digits, the same in each process, so that an upload goes on where it was."""
+        purpose = f"motley-federation-1 opening {federation} {round_}".encode()
+        return derived(self._key.private_bytes_raw(), purpose).hex()
 
     def __repr__(self) -> str:
         return f"Identity({self.party}, {self.public_key})"

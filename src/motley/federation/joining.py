@@ -22,10 +22,16 @@ from motley.errors import (
     not_written,
 )
 from motley.federation.bulk import read_bulk
-from motley.federation.charter import Charter, SharedRecipe, shared_recipe
+from motley.federation.charter import (
+    FINGERPRINT_DIGITS,
+    Charter,
+    SharedRecipe,
+    shared_recipe,
+)
 from motley.federation.identity import holding
 from motley.federation.objects import digest_of
 from motley.federation.party_folder import PartyConfig, is_party, read_party, write_party
+from motley.federation.privacy import budget
 from motley.federation.rounds import Member
 from motley.recipe import Recipe
 from motley.train.folder import RunFolder, check_free
@@ -43,20 +49,27 @@ LARGEST_TOKENIZER_BYTES = 256 * 2**20
 def join(
     config: PartyConfig, recipe: Recipe, cluster: Cluster, path: Path, report: Report
 ) -> RunFolder:
-    """A run folder in which the party can start; `config.federation` may be a fingerprint.
+    """A run folder in which the party can start; `config.federation` may be a fingerprint, or
+    empty: then the charter is held against the one that the run began with, if it has begun.
 
     Raises what is wrong with the store, the charter, the key, the recipe or the tokenizer, before
     anything is trained or published.
     """
+    before = read_party(path) if is_party(path) else None
+    fingerprint = config.federation or (before.federation if before else None)
     with holding(Path(config.key)) as identity:
-        member = Member(config.open_store(), identity, config.federation or None)
+        member = Member(config.open_store(), identity, fingerprint)
         member.check_standing()
     charter = member.chain.charter
     report(f"Joining '{charter.terms.name}' as '{member.party}'.")
+    report(_compared(member.chain.federation, given=bool(config.federation), before=before))
+    spends = budget(charter.terms, charter.recipe.schedule)
+    if spends is not None:
+        report(str(spends))
     config = dataclasses.replace(config, federation=member.chain.federation)
     shared = check_recipe(recipe, charter)
-    if is_party(path):
-        _check_same(path, config)
+    if before is not None:
+        _check_same(path, before, config)
         folder, _ = resume_run(path, cluster, None, report)
     else:
         check_free(path)
@@ -140,8 +153,20 @@ def fetch_tokenizer(member: Member, path: Path) -> Path:
     return target
 
 
-def _check_same(path: Path, config: PartyConfig) -> None:
-    before = read_party(path)
+def _compared(federation: str, *, given: bool, before: PartyConfig | None) -> str:
+    """The charter's fingerprint, and what it was held against."""
+    text = f"The charter's fingerprint is {federation[:FINGERPRINT_DIGITS]}"
+    if given:
+        return f"{text}, as you gave it."
+    if before is not None:
+        return f"{text}, as when this run began."
+    return (
+        f"{text}. WARNING: it was held against nothing. Compare it with what the founder told you "
+        "over another channel, or give that with --fingerprint: a changed charter is refused then."
+    )
+
+
+def _check_same(path: Path, before: PartyConfig, config: PartyConfig) -> None:
     if before.federation != config.federation:
         raise RunFolderError(
             f"{path} belongs to another federation ({before.federation[:16]}).",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from motley.errors import IdentityError, PayloadError
-from motley.federation.encrypt import GroupCipher
+from motley.federation.encrypt import GroupCipher, update_cipher
 from motley.federation.handout import Handout, check_of
 from motley.federation.identity import Identity
+from motley.federation.messages import Update
 
 
 class Keyring:
@@ -74,3 +75,18 @@ class Keyring:
         if epoch not in self._ciphers:
             self._ciphers[epoch] = GroupCipher(self.key(epoch), epoch)
         return self._ciphers[epoch]
+
+    def cipher_for(self, update: Update) -> GroupCipher | None:
+        """For the chunks of an update; errors as `cipher`."""
+        epoch = update.payload.epoch
+        return self.cipher_of(update.party, update.round, update.opening_key, epoch)
+
+    def cipher_of(
+        self, party: str, round_: int, opening_key: str | None, epoch: int | None
+    ) -> GroupCipher | None:
+        """For the chunks of a party's update; errors as `cipher`."""
+        cipher = self.cipher(epoch)
+        if opening_key is None:
+            return cipher
+        group_key = b"" if epoch is None else self.key(epoch)
+        return update_cipher(opening_key, party, round_, group_key, epoch)

@@ -46,7 +46,8 @@ class LedgerLine:
     strikes: int
     standing: Literal["active", "suspended", "removed"]
     epsilon: float | None
-    """Privacy spent, by its latest accepted update."""
+    """Privacy spent, as the party states it in its decided updates, rejected ones too: they were
+    seen."""
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(LedgerLine))
@@ -56,12 +57,16 @@ def ledger(chain: Chain) -> list[LedgerLine]:
     """One line for each party that was ever admitted, by name."""
     accepted: dict[str, list[Accepted]] = {party: [] for party in chain.membership.standings}
     rejected, seals, reviews = Counter[str](), Counter[str](), Counter[str]()
+    spent: dict[str, float] = {}
     for sealed in chain.sealed:
         seals[sealed.party] += 1
         reviews.update(review.party for review in sealed.reviews)
         rejected.update(each.update.party for each in sealed.rejected)
         for each in sealed.accepted:
             accepted[each.update.party].append(each)
+        for update in sealed.updates():
+            if update.epsilon is not None:
+                spent[update.party] = max(update.epsilon, spent.get(update.party, 0.0))
     total = sum(each.weight for counted in accepted.values() for each in counted)
     return [
         LedgerLine(
@@ -71,6 +76,7 @@ def ledger(chain: Chain) -> list[LedgerLine]:
             reviews=reviews[party],
             strikes=standing.strikes,
             standing=_standing(chain.membership, party),
+            epsilon=spent.get(party),
             **_given(accepted[party], total),
         )
         for party, standing in chain.membership.standings.items()
@@ -81,7 +87,6 @@ def _given(accepted: Sequence[Accepted], total_weight: int) -> dict[str, Any]:
     """What one party's accepted updates come to."""
     updates = [each.update for each in accepted]
     weight = sum(each.weight for each in accepted)
-    epsilons = [update.epsilon for update in updates if update.epsilon is not None]
     return {
         "accepted": len(accepted),
         "share": weight / total_weight if total_weight else 0.0,
@@ -90,7 +95,6 @@ def _given(accepted: Sequence[Accepted], total_weight: int) -> dict[str, Any]:
         "steps": sum(update.steps for update in updates),
         "chip_seconds": math.fsum(update.chip_seconds for update in updates),
         "payload_bytes": sum(update.payload.stored_bytes for update in updates),
-        "epsilon": epsilons[-1] if epsilons else None,
     }
 
 

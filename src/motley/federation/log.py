@@ -184,10 +184,10 @@ class Log:
         """The bytes of an object that was read."""
         return self._bytes.get(key)
 
-    def arrival(self, stem: str) -> tuple[int, float]:
-        """By what to order objects that came one after the other: the listing in which the stem's
-        first slot was first seen here, then the store's own time."""
-        return self._seen.get(f"{stem}.0.json", (self._num_listings, math.inf))
+    def arrival(self, key: str) -> tuple[int, float]:
+        """By what to order objects that came one after the other: the listing in which the object
+        was first seen here, then the store's own time."""
+        return self._seen.get(key, (self._num_listings, math.inf))
 
     def forget(self, folder: str) -> None:
         """Drops what is kept of a folder that is not needed any more."""

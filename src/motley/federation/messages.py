@@ -47,17 +47,22 @@ class Update:
     steps: int
     seconds: float
     loss: float | None = None
-    """Mean training loss in nats per token; unset if it was not finite."""
+    """Mean training loss in nats per token; unset if it was not finite, or where the charter asks
+    for differential privacy: it is a figure of the text that no noise covers."""
     chips: dict[str, int] = field(default_factory=dict)
     """Kind to number."""
     epsilon: float | None = None
     """Privacy spent so far, at the charter's delta."""
     session: int
     payload: Bulk
+    opening_key: str | None = None
+    """By which its chunks were hidden until this manifest stood in the log: 64 hex digits."""
 
     def __post_init__(self) -> None:
         check_name(self.party)
         check_digest("base", self.base)
+        if self.opening_key is not None:
+            check_digest("opening_key", self.opening_key)
         require_positive(self, "tokens", "steps")
         _require_natural(self, "round", "seconds", "session")
         if len(self.chips) > MOST_CHIP_KINDS or any(

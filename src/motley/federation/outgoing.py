@@ -99,7 +99,7 @@ class Outgoing:
             tokens=trained.tokens,
             steps=trained.steps,
             seconds=trained.seconds,
-            loss=trained.loss,
+            loss=None if privacy else trained.loss,
             chips=self._chips,
             epsilon=epsilon(privacy, len(self._published | {trained.round})) if privacy else None,
         )

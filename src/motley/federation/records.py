@@ -26,7 +26,9 @@ def _row(update: Update, **verdict: Any) -> dict[str, Any]:
         "tokens": update.tokens,
         "steps": update.steps,
         "seconds": update.seconds,
+        "chip_seconds": update.chip_seconds,
         "loss": update.loss,
+        "epsilon": update.epsilon,
         "bytes": update.payload.stored_bytes,
         **verdict,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,9 @@ def verdicts(
     """
     reasons: dict[str, str] = {}
     whole: dict[str, Candidate] = {}
-    for digest, manifest in sorted(candidates.items(), key=lambda item: item[1].arrival):
+    for digest, manifest in sorted(
+        candidates.items(), key=lambda item: (item[1].arrival, chain.drawn(item[1].update.party))
+    ):
         update = manifest.update
         payload = payloads.of(update)
         fault = chain.own_fault(update, base)
@@ -50,7 +53,11 @@ def verdicts(
         else:
             whole[digest] = Candidate(update=update, payload=payload)
     judged = judge(chain.next_round, list(whole.values()))
-    return reasons | dict(zip(whole, judged, strict=True))
+    at_once = Counter(candidates[digest].arrival for digest in whole)
+    for digest, reason in zip(whole, judged, strict=True):
+        has_order = at_once[candidates[digest].arrival] == 1
+        reasons[digest] = "disputed" if reason == "copied" and not has_order else reason
+    return reasons
 
 
 def review_of(
@@ -87,7 +94,7 @@ def composed(
     """The round as the reviews at hand allow to seal it, from as few of them as possible."""
     active = look.membership.is_active
     reviews = [signed for name, signed in look.reviews.items() if active(name)]
-    reviews.sort(key=lambda signed: (-len(signed.body["votes"]), signed.party))
+    reviews.sort(key=lambda signed: (-len(signed.body["votes"]), chain.drawn(signed.party)))
     manifests = {digest: each.signed for digest, each in candidates.items()}
     for number in range(chain.needed_reviews(look.membership), len(reviews) + 1):
         try:

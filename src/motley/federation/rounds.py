@@ -46,6 +46,9 @@ from motley.federation.view import Manifest, OpenRound, View
 
 Report = Callable[[str], None]
 
+HIDDEN_UPDATES = 2
+"""From this version of the charter on chunks are hidden until their manifest stands in the log."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
@@ -95,6 +98,8 @@ class Member:
         self._expected = Expectation(self.chain, identity.party, clock)
         self._open: OpenRound | None = None
         """The open round when it was last looked at; None before."""
+        self._told = -1
+        """The last round whose reviewers disagreed for long."""
 
     @property
     def party(self) -> str:
@@ -142,7 +147,7 @@ class Member:
         if new:
             self.keyring.learn(self.chain.membership.handouts)
             self._open = None
-            self._payloads.keep_only({each.update.payload for each in new[-1].accepted})
+            self._payloads.keep_only([each.update for each in new[-1].accepted])
         return new
 
     # Coming in
@@ -187,7 +192,9 @@ class Member:
         """
         round_ = self.next_round if round_ is None else round_
         self._check_publish(payload, base, round_)
-        bulk = write_bulk(self.store, payload, self.cipher_of(round_), MOST_UPDATE_CHUNKS)
+        epoch, opening_key = self.chain.epoch_of(round_), self._opening_key(round_)
+        cipher = self.keyring.cipher_of(self.party, round_, opening_key, epoch)
+        bulk = write_bulk(self.store, payload, cipher, MOST_UPDATE_CHUNKS)
         self._acting.check_session()
         announcing(bulk)
         update = Update(
@@ -202,14 +209,21 @@ class Member:
             epsilon=work.epsilon,
             session=self._acting.session,
             payload=bulk,
+            opening_key=opening_key,
         )
         signed = self._sign(update, "update")
         read = self.view.reader_of_update(round_, self.party, self.view.look().membership)
         stem = update_stem(round_, self.party)
         manifest, is_new = self.view.log.claim(stem, "update", signed.data, read)
         if is_new:
-            self._payloads.put(bulk, payload)
+            self._payloads.put(update, payload)
         return Published(update=manifest.update, is_new=is_new)
+
+    def _opening_key(self, round_: int) -> str | None:
+        """None under a charter whose members may not know of it."""
+        if self.chain.charter.version < HIDDEN_UPDATES:
+            return None
+        return self.identity.opening_key(self.chain.federation, round_)
 
     def _check_publish(self, payload: bytes, base: str, round_: int) -> None:
         if not self.chain.membership.is_active(self.party):  # but may be from the next seal on
@@ -304,9 +318,7 @@ class Member:
             if not self._expected.is_turn("review", needed + 1):
                 return False
         elif says_all(self.chain, before, candidates, base, known):
-            other = other_base(look, base, needed)
-            if other is not None:
-                raise self._diverged(self.next_round, base, other)
+            self._await_agreement(look, base)
             return False
         self._acting.check_session()
         reasons = verdicts(self.chain, candidates, self._payloads, base, judge)
@@ -316,6 +328,22 @@ class Member:
         review = review_of(self.chain, self.party, base, known, reasons)
         self.view.write_review(self._sign(review, "review"), look)
         return True
+
+    def _await_agreement(self, look: OpenRound, base: str) -> None:
+        """The reviews at hand do not allow a seal. `StateDivergedError` if this party is astray: a
+        single other is not believed as long as a third one may settle it."""
+        needed = self.chain.needed_reviews(look.membership)
+        settling = self.chain.settling_reviews(look.membership)
+        is_overdue = self._expected.is_overdue("agreement")
+        other = other_base(look, base, needed if is_overdue else settling)
+        if other is not None:
+            raise self._diverged(self.next_round, base, other)
+        if is_overdue and needed <= len(look.reviews) < settling and self._told < self.next_round:
+            self._told = self.next_round
+            self._report(
+                f"Round {self.next_round}: the reviews of {', '.join(sorted(look.reviews))} do not "
+                "say the same. It waits for that of another member."
+            )
 
     def _seal(self, look: OpenRound, candidates: Manifests) -> bool:
         """Seals if the reviews allow it and it is this party's turn; whether they allow it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from motley.errors import LogDamagedError, PayloadError, StateDivergedError
 from motley.federation.bulk import read_bulk
 from motley.federation.charter import Bulk
+from motley.federation.downloads import folder_of
 from motley.federation.keyring import Keyring
 from motley.federation.messages import Snapshot, body_of
 from motley.federation.objects import digest_of
@@ -47,15 +48,15 @@ def announce_snapshot(member: Member, round_: int, digest: str, bulk: Bulk) -> N
 def load_state(view: View, keyring: Keyring, cache: Path | None = None) -> tuple[int, GlobalState]:
     """The newest stored state that the chain confirms, and the round before which it was.
 
-    `cache` keeps what was fetched, so that a broken download goes on. `LogDamagedError` if no
-    stored state is whole, not even the base.
+    `cache` is the folder of downloads. `LogDamagedError` if no stored state is whole, not even the
+    base.
     """
     stored: list[tuple[int, str, Bulk]] = [
         (snapshot.round, snapshot.digest, snapshot.state) for snapshot in view.snapshots()
     ]
     base = view.chain.charter.base
     for round_, digest, bulk in [*stored, (0, base.digest, base.bulk)]:
-        state = _load(view, keyring, cache, digest, bulk)
+        state = _load(view, keyring, folder_of(cache, round_), digest, bulk)
         if state is not None:
             return round_, state
     raise LogDamagedError(
@@ -66,7 +67,7 @@ def load_state(view: View, keyring: Keyring, cache: Path | None = None) -> tuple
 def load_base(view: View, keyring: Keyring, cache: Path | None = None) -> GlobalState:
     """The state before round 0."""
     base = view.chain.charter.base
-    state = _load(view, keyring, cache, base.digest, base.bulk)
+    state = _load(view, keyring, folder_of(cache, 0), base.digest, base.bulk)
     if state is None:
         raise LogDamagedError(
             "the base of the federation is not whole.", remedy="Restore the store from a backup."

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import secrets
 import threading
 import time
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -37,13 +39,16 @@ CONNECT_S = 10.0
 STALL_S = 30.0
 """A transfer in which no byte comes for so long has failed."""
 SLOWEST_BYTES_PER_S = 32e3
-"""An upload gives no sign while it runs: it may last as long as its bytes take at this rate."""
+"""An upload gives no sign while it runs: one of more than `SMALL_BYTES` may last longer by what the
+rest of its bytes, rounded up to a power of two, takes at this rate."""
+SMALL_BYTES = 64 * 2**10
 AT_ONCE_BYTES = 8 * 2**20
 """An object up to this size is read in one piece; a larger one goes on where it was broken off."""
-LARGEST_PUT_BYTES = 64 * 2**20
 CLOUD_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "https", "http")
 METADATA_SERVER = "169.254.169.254"
 """Where machines of a cloud get credentials; asked where nobody has given any."""
+STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
+"""How obstore words a server's answer. The object's key stands before it and has no spaces."""
 CREDENTIALS = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://, GOOGLE_APPLICATION_CREDENTIALS for "
     "gs://, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY for az://; the profiles of "
@@ -99,9 +104,10 @@ class Store(Protocol):
 class ObjectStore:
     """A store reached through `obstore`."""
 
-    def __init__(self, reader: Any, writer: Any, place: str) -> None:
+    def __init__(self, reader: Any, writer_of: Callable[[int], Any], place: str) -> None:
+        """`writer_of` gives the client for an upload of so many bytes."""
         self._reader = reader
-        self._writer = writer
+        self._writer_of = writer_of
         self.place = place
         self.traffic = Traffic()
 
@@ -112,7 +118,9 @@ class ObjectStore:
             nonlocal tried
             tried += 1
             try:
-                obstore.put(self._writer, key, data, mode="create", use_multipart=False)
+                obstore.put(
+                    self._writer_of(len(data)), key, data, mode="create", use_multipart=False
+                )
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
                 # A try before this one may have arrived though no answer came back.
                 return tried > 1 and self.get(key, len(data)) == data
@@ -181,6 +189,7 @@ class ObjectStore:
 def explain(cause: Exception, what: str, place: str) -> StoreError:
     """Our error for one of the store's."""
     text = _words(cause)
+    status = _status(cause)
     if METADATA_SERVER in text:
         return StoreError(
             f"{place}: no credentials were found, in the environment or from a machine of its "
@@ -188,17 +197,17 @@ def explain(cause: Exception, what: str, place: str) -> StoreError:
             remedy=CREDENTIALS,
         )
     denied = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
-    if isinstance(cause, denied) or "403" in text or "AccessDenied" in text:
+    if isinstance(cause, denied) or status in (401, 403):
         return StoreError(
             f"{place} refuses to {what}: {text}.",
             remedy="Check the credentials, and that they may read, list and write there.",
         )
-    if isinstance(cause, exceptions.NotFoundError | FileNotFoundError):
+    if isinstance(cause, exceptions.NotFoundError | FileNotFoundError) or status == 404:
         return StoreError(
             f"{place} is not there: cannot {what}: {text}.",
             remedy="Check the name of the bucket or folder.",
         )
-    if isinstance(cause, exceptions.NotSupportedError) or "NotImplemented" in text:
+    if isinstance(cause, exceptions.NotSupportedError) or status == 501:
         return StoreError(
             f"{place} does not support what is needed to {what}: {text}.",
             remedy="Use a store with conditional writes (put-if-absent).",
@@ -219,11 +228,19 @@ def _words(cause: Exception) -> str:
     return " ".join(str(cause).partition("Debug source")[0].split())[:300].rstrip(". ")
 
 
-def open_store(url: str, *, create: bool = False) -> ObjectStore:
+def _status(cause: Exception) -> int | None:
+    """The HTTP status of the server's answer; None if there was none. Only some statuses have an
+    exception of their own, and none of them in a listing."""
+    found = STATUS.search(str(cause))
+    return int(found[1]) if found else None
+
+
+def open_store(url: str, *, create: bool = False, stall_s: float = STALL_S) -> ObjectStore:
     """The store at `url`: a folder, `s3://`, `gs://`, `az://` or an `https://` address of one.
 
     Credentials come from where the store's own tools look (for S3: `AWS_ACCESS_KEY_ID`,
     `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`). `create` makes a missing folder.
+    A transfer over the network that gives no sign of life for `stall_s` has failed.
     """
     if not url.strip():
         raise StoreError("the store's address is empty.", remedy="Name a folder or a store.")
@@ -235,11 +252,11 @@ def open_store(url: str, *, create: bool = False) -> ObjectStore:
             f"{url}: unknown kind of store '{scheme}'.",
             remedy=nearest(scheme, CLOUD_SCHEMES) or f"Known: {', '.join(CLOUD_SCHEMES)}.",
         )
-    put_s = STALL_S + LARGEST_PUT_BYTES / SLOWEST_BYTES_PER_S
+    writer = cache(partial(_open_cloud, url))
     try:
         return ObjectStore(
-            _open_cloud(url, read_timeout=STALL_S, timeout=24 * 3600.0),
-            _open_cloud(url, timeout=put_s),
+            _open_cloud(url, read_timeout=stall_s, timeout=24 * 3600.0),
+            lambda num_bytes: writer(timeout=_upload_s(num_bytes, stall_s)),
             url,
         )
     except (exceptions.BaseError, ValueError) as cause:
@@ -247,6 +264,15 @@ def open_store(url: str, *, create: bool = False) -> ObjectStore:
             f"{url} cannot be opened: {_words(cause)}.",
             remedy=f"Check the address and the region. {CREDENTIALS}",
         ) from None
+
+
+def _upload_s(num_bytes: int, stall_s: float) -> float:
+    """How long an upload may last. A client has one time-out: sizes are rounded up, so that a few
+    clients are enough."""
+    if num_bytes <= SMALL_BYTES:
+        return stall_s
+    rest = max(num_bytes - SMALL_BYTES, SMALL_BYTES)
+    return stall_s + (1 << (rest - 1).bit_length()) / SLOWEST_BYTES_PER_S
 
 
 def _open_cloud(url: str, **timeouts_s: float) -> Any:
@@ -273,13 +299,13 @@ def _open_folder(path: Path, *, create: bool) -> ObjectStore:
         store = LocalStore(path.resolve(), mkdir=True)
     except (exceptions.BaseError, OSError) as cause:
         raise StoreError(f"{path} cannot be used: {cause}.") from None
-    return ObjectStore(store, store, str(path))
+    return ObjectStore(store, lambda num_bytes: store, str(path))
 
 
 def memory_store() -> ObjectStore:
     """A store in this process's memory, for trying things out."""
     store = MemoryStore()
-    return ObjectStore(store, store, "memory")
+    return ObjectStore(store, lambda num_bytes: store, "memory")
 
 
 def check_put_if_absent(store: Store) -> None:

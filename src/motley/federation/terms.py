@@ -12,6 +12,9 @@ from motley.errors import TermsError
 from motley.federation.codec import CodecConfig
 from motley.schema import build, load_toml, require_positive
 
+AGREEING_REVIEWS = 2
+"""So many that say the same seal a round: where one reviewer is dishonest, the other is not."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundTerms:
@@ -27,8 +30,9 @@ class RoundTerms:
     """Share of the new state that is taken in; the rest stays the party's own (alpha)."""
     quorum: int = 2
     """Updates of a round without which it is not sealed."""
-    reviews: int = 2
-    """Reviews without which a round is not sealed; 2f + 1 outvote f dishonest ones."""
+    reviews: int | None = None
+    """Reviews without which a round is not sealed; 2f + 1 outvote f dishonest ones. Unset: two that
+    say the same, or else three, as far as quorum and members allow."""
     grace_s: float = 30.0
     """What parties wait for the slower ones once the quorum is there."""
     staleness: int = 2
@@ -46,10 +50,29 @@ class RoundTerms:
             raise ValueError("delay_steps: must be fewer than the steps between rounds")
         if self.mixing > 1:
             raise ValueError(f"mixing: must be at most 1, found {self.mixing}")
-        if self.reviews > self.quorum:
-            raise ValueError("reviews: cannot be more than the quorum")
+        if self.reviews is not None and self.reviews > self.quorum:
+            raise ValueError(
+                f"reviews: {self.reviews} cannot be had where quorum = {self.quorum} parties may "
+                "be all that are there: raise quorum to it, or leave reviews out"
+            )
         if self.grace_s < 0 or not 0 <= self.staleness <= 1000:
             raise ValueError("staleness, grace_s: must not be negative, nor above 1000 turns")
+
+    @property
+    def _agreeing(self) -> int:
+        return min(self.quorum, AGREEING_REVIEWS)
+
+    def needed_reviews(self, num_members: int) -> int:
+        """Without which no round of so many active members is sealed."""
+        return min(self.reviews or self._agreeing, num_members)
+
+    def settling_reviews(self, num_members: int) -> int:
+        """That are enough whatever they say; fewer must say the same."""
+        return min(self.reviews or 2 * self._agreeing - 1, num_members)
+
+    def withstood(self, num_members: int) -> int:
+        """Dishonest reviewers that the others outvote."""
+        return (self.settling_reviews(num_members) - 1) // 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +221,31 @@ def doubts(terms: Terms, steps: int) -> str | None:
     return None
 
 
+def review_words(terms: RoundTerms, num_members: int) -> str:
+    """How many dishonest reviewers so many members withstand, and what would withstand one."""
+    needed, settling = terms.needed_reviews(num_members), terms.settling_reviews(num_members)
+    reviews = f"{needed} that say the same, or {settling}" if needed < settling else str(settling)
+    withstood = terms.withstood(num_members)
+    text = (
+        f"Reviews that seal a round: {reviews}. Dishonest reviewers that {num_members} members "
+        f"withstand: {withstood or 'none'}."
+    )
+    if withstood:
+        return text
+    if num_members < 3 and terms.withstood(3):
+        return f"{text} Three members withstand one; two cannot outvote each other."
+    if terms.quorum == 1:
+        return f"{text} With quorum = 1 each party may seal alone: take 2, and leave reviews out."
+    return f"{text} Leave round.reviews = {terms.reviews} out, and one is withstood."
+
+
 def load_terms(path: Path) -> Terms:
     """The terms of a TOML file; `TermsError` names the place of what is wrong."""
-    return build(Terms, load_toml(path, TermsError), path.name, TermsError)
+    terms = build(Terms, load_toml(path, TermsError), path.name, TermsError)
+    if terms.privacy is not None and terms.defences.loss_gate is not None:
+        raise TermsError(  # here alone: older charters may have both, and stay readable
+            f"{path.name}.defences.loss_gate: not with [privacy], for each vote would tell of a "
+            "party's held-out text, and no epsilon counts that.",
+            remedy="Leave loss_gate out, or [privacy].",
+        )
+    return terms

@@ -153,7 +153,7 @@ def _check_update(
         payload = read_bulk(
             view.log.store,
             update.payload,
-            keyring.cipher(update.payload.epoch),
+            keyring.cipher_for(update),
             max_bytes=chain.charter.payload_bytes,
             cache=cache,
         )

@@ -4,7 +4,7 @@ open round. It needs no key and writes nothing."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from motley.errors import CharterError, VoidObjectError
 from motley.federation.chain import Chain, SealedRound
@@ -46,8 +46,9 @@ class Manifest:
 
     signed: Signed
     update: Update
-    arrival: tuple[int, float]
-    """Orders what was seen here one after the other."""
+    arrival: tuple[int, float] = (0, 0.0)
+    """Orders what was seen here one after the other; of the object that counts, whatever lay in the
+    slots before it."""
 
     @property
     def digest(self) -> str:
@@ -176,9 +177,10 @@ class View:
             stem = update_stem(round_, party)
             if taken := slots.get(stem):
                 read = self.reader_of_update(round_, party, membership)
-                manifest = self.log.first(stem, "update", taken, read).value
-                if manifest is not None:
-                    found[party] = manifest
+                first = self.log.first(stem, "update", taken, read)
+                if first.value is not None:
+                    arrival = self.log.arrival(f"{stem}.{first.slot}.json")
+                    found[party] = replace(first.value, arrival=arrival)
         return found
 
     def reader_of_update(
@@ -191,8 +193,7 @@ class View:
             update = read_body(Update, signed, self.federation)
             if (update.round, update.party) != (round_, party):
                 raise VoidObjectError("made for another place")
-            arrival = self.log.arrival(update_stem(round_, party))
-            return Manifest(signed=signed, update=update, arrival=arrival)
+            return Manifest(signed=signed, update=update)
 
         return read
 

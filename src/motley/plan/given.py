@@ -28,7 +28,7 @@ def predict_given(
                 stage, memory_bytes=need, available_bytes=cluster.chip(stage.chip).memory_bytes
             )
             for stage, need in zip(
-                replica.stages, stage_needs(replica, recipe, stack=stack), strict=True
+                replica.stages, stage_needs(replica, recipe, cluster, stack=stack), strict=True
             )
         )
         replicas.append(dataclasses.replace(replica, stages=stages))

@@ -67,19 +67,26 @@ def _tensor_degrees(num_chips: int, per_node: int, config: ModelConfig) -> list[
     return [
         degree
         for degree in range(1, per_node + 1)
-        if per_node % degree == 0
-        and num_chips % degree == 0
-        and config.num_key_value_heads % degree == 0
-        and config.heads % degree == 0
+        if per_node % degree == 0 and num_chips % degree == 0 and splits_heads(config, degree)
     ]
+
+
+def splits_heads(config: ModelConfig, degree: int) -> bool:
+    """Whether so many chips of a tensor group get as many heads each."""
+    return config.num_key_value_heads % degree == 0 and config.heads % degree == 0
 
 
 def _expert_degrees(num_chips: int, config: ModelConfig) -> list[int]:
     """1, and the largest number of chips that shares the experts evenly."""
-    experts = config.mixture.experts if config.mixture else 1
     largest = max(
         degree
-        for degree in range(1, min(num_chips, experts) + 1)
-        if num_chips % degree == 0 and experts % degree == 0
+        for degree in range(1, num_chips + 1)
+        if num_chips % degree == 0 and splits_experts(config, degree)
     )
     return sorted({1, largest})
+
+
+def splits_experts(config: ModelConfig, degree: int) -> bool:
+    """Whether so many chips get as many experts of a mixture each; 1 always will."""
+    experts = config.mixture.experts if config.mixture else 1
+    return experts % degree == 0

@@ -88,8 +88,8 @@ class Stack:
     """The measured habits of kernels and networks that are common to all software."""
 
 
-MOTLEY = Stack(name="motley")
-"""motley's own trainer."""
+MOTLEY = Stack(name="motley", sequence_parallel=True)
+"""motley's own trainer; of tensor groups, which it does not run yet, what is usual."""
 
 MEGATRON_2021 = Stack(
     name="megatron-2021",

@@ -7,9 +7,12 @@ from collections import Counter
 from motley.chips.chip import Chip
 from motley.cluster import Cluster
 from motley.errors import NoPlanError, PlanMismatchError, nearest
+from motley.model.config import ModelConfig
 from motley.plan.memory.peak import StageMemory, device_memory
 from motley.plan.memory.stage import stage_memory
 from motley.plan.plan import Plan, Replica, Stage
+from motley.plan.search.blocks import block_of, differing, library_link_bytes_per_s
+from motley.plan.space import splits_experts, splits_heads
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.timing.schedule import in_flight_of
 from motley.recipe import Recipe
@@ -42,6 +45,10 @@ def validate_structure(plan: Plan, recipe: Recipe, cluster: Cluster) -> None:
     if not plan.replicas:
         raise PlanMismatchError("the plan has no replica.", remedy="Run 'motley plan'.")
     _check_chips(plan, cluster)
+    for placement in plan.placements():
+        _check_degrees(placement.stage, recipe.model)
+        _check_alike(placement.stage, cluster)
+    _check_used_once(plan)
     for index, replica in enumerate(plan.replicas):
         _check_layers(index, replica, recipe.model.num_layers)
         _check_samples(index, replica)
@@ -58,11 +65,11 @@ def _check_chips(plan: Plan, cluster: Cluster) -> None:
     chips = {chip.name: chip for chip in cluster.chips}
     for placement in plan.placements():
         stage = placement.stage
-        if not stage.chips or stage.layout.num_chips != len(stage.chips):
+        if min(stage.tensor, stage.data) < 1 or stage.layout.num_chips != len(stage.chips):
             raise PlanMismatchError(
                 f"a stage with layers {stage.first_layer} up to {stage.last_layer} names "
                 f"{len(stage.chips)} chips for {stage.tensor} x {stage.data} (tensor x data).",
-                remedy="Name as many chips as tensor x data.",
+                remedy="Name as many chips as tensor x data, each 1 or more.",
             )
         for name in stage.chips:
             if name not in chips:
@@ -71,7 +78,6 @@ def _check_chips(plan: Plan, cluster: Cluster) -> None:
                     remedy=nearest(name, chips) or f"It has {', '.join(list(chips)[:20])}.",
                 )
             _check_precision(stage, chips[name])
-    _check_used_once(plan)
 
 
 def _check_precision(stage: Stage, chip: Chip) -> None:
@@ -86,6 +92,39 @@ def _check_precision(stage: Stage, chip: Chip) -> None:
             f"in {chip.precision}.",
             remedy="Change the chip's precision in the cluster, which all figures rest on.",
         )
+
+
+def _check_degrees(stage: Stage, config: ModelConfig) -> None:
+    """Heads and experts are shared evenly, as in the layouts that a search chooses from."""
+    if not splits_heads(config, stage.tensor):
+        raise PlanMismatchError(
+            f"{stage.label} cannot share the model's heads (tensor = {stage.tensor}): it has "
+            f"{config.heads}, and {config.num_key_value_heads} for keys and values.",
+            remedy="Use a tensor degree that divides both, or tensor = 1.",
+        )
+    even = stage.expert > 0 and len(stage.chips) % stage.expert == 0
+    if not even or not splits_experts(config, stage.expert):
+        experts = config.mixture.experts if config.mixture else "no"
+        raise PlanMismatchError(
+            f"{stage.label} cannot share the model's experts (expert = {stage.expert}): it has "
+            f"{experts} experts, the stage {len(stage.chips)} chips.",
+            remedy="Use an expert degree that divides both, or expert = 1.",
+        )
+
+
+def _check_alike(stage: Stage, cluster: Cluster) -> None:
+    """A group has the time and memory of one of its chips, so that all must be like it."""
+    first = cluster.chip(stage.chip)
+    for other in map(cluster.chip, stage.chips):
+        unlike = differing(first, other)
+        if unlike:
+            raise PlanMismatchError(
+                f"chips '{first.name}' ({first.kind}) and '{other.name}' ({other.kind}) share the "
+                f"layers {stage.first_layer} up to {stage.last_layer} and are unlike in "
+                f"{', '.join(unlike)}.",
+                remedy="Give unlike chips stages or replicas of their own. Chips of one kind that "
+                "were measured one by one can get the same figures in the cluster.",
+            )
 
 
 def _check_used_once(plan: Plan) -> None:
@@ -132,7 +171,7 @@ def _check_samples(index: int, replica: Replica) -> None:
 
 
 def _check_memory(replica: Replica, recipe: Recipe, cluster: Cluster) -> None:
-    for stage, need in zip(replica.stages, stage_needs(replica, recipe), strict=True):
+    for stage, need in zip(replica.stages, stage_needs(replica, recipe, cluster), strict=True):
         available = cluster.chip(stage.chip).memory_bytes
         if need > available:
             raise NoPlanError(
@@ -143,7 +182,9 @@ def _check_memory(replica: Replica, recipe: Recipe, cluster: Cluster) -> None:
             )
 
 
-def stage_needs(replica: Replica, recipe: Recipe, *, stack: Stack = MOTLEY) -> list[int]:
+def stage_needs(
+    replica: Replica, recipe: Recipe, cluster: Cluster, *, stack: Stack = MOTLEY
+) -> list[int]:
     """Predicted peak bytes of every stage's chips, all virtual stages of a chip together."""
     groups = list(dict.fromkeys(stage.chips for stage in replica.stages))
     held = tuple(groups.index(stage.chips) for stage in replica.stages)
@@ -159,6 +200,7 @@ def stage_needs(replica: Replica, recipe: Recipe, *, stack: Stack = MOTLEY) -> l
             micro_batch_size=replica.micro_batch_size,
             layout=stage.layout,
             stack=stack,
+            link_bytes_per_s=library_link_bytes_per_s(block_of(cluster, stage.chips)),
             recipe=recipe,
         )
         parts.setdefault(group, []).append(need)

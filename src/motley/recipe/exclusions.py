@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from motley.recipe.optimizer import roles_of
+
 if TYPE_CHECKING:
     from motley.recipe.recipe import Recipe
 
@@ -34,6 +36,18 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         yield (
             f"optimizer.orthogonal_every: in {schedule.steps} steps matrices would never move, as "
             f"they wait for the {optimizer.orthogonal_every}th; lower it or raise schedule.steps"
+        )
+    if optimizer.head_learning_rate is not None and "head" not in roles_of(model):
+        yield (
+            "optimizer.head_learning_rate: would do nothing, for a tied head is the embedding; set "
+            "embedding_learning_rate, or model.tied_head = false"
+        )
+    own = recipe.data.vocab_size if recipe.data.tokenizer is None else None
+    vocabulary = model.vocab_size or own
+    if model.sampled_targets and vocabulary and model.sampled_targets >= vocabulary:
+        yield (
+            f"model.sampled_targets: {model.sampled_targets} of a vocabulary of {vocabulary} are "
+            "all, which costs more than the exact loss; lower it or leave it out"
         )
     shortest = recipe.batch.sequence_length // schedule.sequence_warmup
     if model.lookahead_weight is not None and shortest < 3:

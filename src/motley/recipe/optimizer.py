@@ -7,7 +7,7 @@ from typing import Literal
 
 from motley.model.config import ModelConfig
 from motley.model.table_counts import projected_width
-from motley.schema import require_positive, require_rates, switch
+from motley.schema import require_positive, require_rates, require_unset, switch
 
 Role = Literal["matrix", "embedding", "head", "vector"]
 """What a parameter is to the optimizer: a matrix of a block, the embeddings (token, with a tied
@@ -16,6 +16,11 @@ own, the lookahead's, that of projected n-gram rows), or anything with fewer tha
 
 MUON_LEARNING_RATE = 0.02
 """Of matrices under Muon if nothing else is said (Keller Jordan's default)."""
+
+_MUONS_KEYS = (
+    "momentum", "momentum_warmup_steps", "orthogonal_iterations", "orthogonal_coefficients",
+    "orthogonal_every",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,8 @@ class OptimizerConfig:
         for name in ("beta1", "beta2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be in [0, 1), found {getattr(self, name)}")
+        if not self.orthogonalises:
+            require_unset(self, _MUONS_KEYS, 'kind is "adamw", and they are Muon\'s')
         if self.orthogonal_iterations > 10:
             raise ValueError(
                 f"orthogonal_iterations: {self.orthogonal_iterations} gain nothing over 10"

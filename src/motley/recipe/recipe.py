@@ -87,7 +87,10 @@ class Recipe:
                 remedy="Leave model.vocab_size out, or make it at least the tokenizer's.",
             )
         model = dataclasses.replace(self.model, vocab_size=fixed or vocab_size)
-        return dataclasses.replace(self, model=model)
+        try:
+            return dataclasses.replace(self, model=model)
+        except ValueError as cause:
+            raise RecipeError(f"with the tokenizer's {vocab_size} tokens: {cause}.") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tables, with unset keys left out; `parse_recipe` reads them back."""

@@ -23,6 +23,7 @@ from motley.report.svg import (
 )
 from motley.report.tables import table
 from motley.report.words import plural, shown
+from motley.units import duration
 
 PAGE_FILE = "ablation.html"
 NUM_COLOURS = 7
@@ -65,7 +66,14 @@ def ablation_html(name: str, rows: Sequence[Row], outcomes: Sequence[Outcome]) -
             "Bold: mean of the seeds. Thin: each seed.",
             "measured",
         ),
-        section("runs", "Variants", _table(rows), None, "measured"),
+        section(
+            "runs",
+            "Variants",
+            _table(rows),
+            "FLOPs of a run are counted, with those of the optimizer and of what came before it; "
+            "time is that of its steps. In brackets: over the recipe's own.",
+            "measured",
+        ),
     ]
     footer = tag(
         "footer",
@@ -173,7 +181,7 @@ def _mean_curve(outcomes: Sequence[Outcome]) -> list[tuple[int, float]]:
 
 
 def _table(rows: Sequence[Row]) -> Markup:
-    head = ("variant", "seeds", "bits/byte", "95 % interval", "difference", "")
+    head = ("variant", "seeds", "bits/byte", "95 % interval", "difference", "FLOPs", "time", "")
     return table(head, [_cells(row) for row in rows], "Variants")
 
 
@@ -185,8 +193,14 @@ def _cells(row: Row) -> list[Child]:
         _mean_text(row),
         f"{interval.low:.4f} to {interval.high:.4f}" if interval else "one seed",
         _difference_text(row.difference) if row.difference else "",
+        f"{row.flops:.3g}" + _times(row.flops_ratio),
+        duration(row.training_s) + _times(row.time_ratio),
         VERDICTS[row.verdict],
     ]
+
+
+def _times(ratio: float | None) -> str:
+    return f" ({ratio:.2f}x)" if ratio else ""
 
 
 def _mean_text(row: Row) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from motley.report.history import RunHistory
+from motley.report.ledger_page import epsilon_text
 from motley.report.markup import Child, Markup, join, tag
 from motley.report.records import number, text
 from motley.report.tables import table
@@ -23,10 +24,17 @@ class _Party:
 
     accepted: int = 0
     tokens: float = 0.0
+    chip_seconds: float = 0.0
     weight: float = 0.0
     loss: float | None = None
     sent_bytes: float = 0.0
+    epsilon: float | None = None
     reasons: list[str] = field(default_factory=list)
+
+    def note_privacy(self, row: Mapping[str, Any]) -> None:
+        """The most that the party's updates say was spent."""
+        if row.get("epsilon") is not None:
+            self.epsilon = max(number(row, "epsilon"), self.epsilon or 0.0)
 
 
 def federation_section(history: RunHistory) -> Markup | None:
@@ -34,7 +42,26 @@ def federation_section(history: RunHistory) -> Markup | None:
     rounds = list(history.rounds)
     if not rounds:
         return None
-    return join([tag("p", _in_short(history), class_="lead"), _parties(rounds), _rounds(rounds)])
+    return join(
+        [
+            tag("p", _in_short(history), class_="lead"),
+            _parties(rounds),
+            tag("p", _counted(rounds), class_="note"),
+            _rounds(rounds),
+        ]
+    )
+
+
+def _counted(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Which rounds the parties' table is of."""
+    sealed = number(rounds[-1], "round") + 1
+    if len(rounds) == sealed:
+        return f"Parties: of all {plural(len(rounds), 'round')} so far, as in the ledger."
+    return (
+        f"Parties: of the {plural(len(rounds), 'round')} that this run took in one by one, of "
+        f"{shown(sealed, lambda value: f'{value:.0f}')} that are sealed. Shares of all of them are "
+        "in the ledger: motley federation ledger STORE."
+    )
 
 
 def _in_short(history: RunHistory) -> str:
@@ -59,27 +86,39 @@ def _parties(rounds: Sequence[Mapping[str, Any]]) -> Markup:
             party = parties.setdefault(text(row, "party"), _Party())
             party.accepted += 1
             party.tokens += number(row, "tokens")
+            party.chip_seconds += number(row, "chip_seconds")
             party.weight += number(row, "weight")
             party.sent_bytes += number(row, "bytes")
             party.loss = number(row, "loss")
+            party.note_privacy(row)
         for row in event.get("rejected") or ():
             party = parties.setdefault(text(row, "party"), _Party())
             party.reasons.append(f"{text(row, 'reason')} in round {_whole(row, 'round')}")
+            party.note_privacy(row)
     total = sum(party.weight for party in parties.values())
-    rows = [_party_row(name, party, total) for name, party in sorted(parties.items())]
-    head = ("party", "accepted", "tokens (stated)", "share", "bytes", "loss (stated)", "rejected")
+    is_private = any(party.epsilon is not None for party in parties.values())
+    rows = [
+        _party_row(name, party, total, is_private=is_private)
+        for name, party in sorted(parties.items())
+    ]
+    head = (
+        "party", "accepted", "tokens (stated)", "chip-seconds (stated)", "share", "bytes",
+        "epsilon (stated)" if is_private else "loss (stated)", "rejected",
+    )  # fmt: skip
     return table(head, rows, "Parties")
 
 
-def _party_row(name: str, party: _Party, total: float) -> list[Child]:
+def _party_row(name: str, party: _Party, total: float, *, is_private: bool) -> list[Child]:
+    """Where there is privacy no loss is published, and what is spent takes its place."""
     said = ", ".join(party.reasons[-3:])
     return [
         tag("b", name),
         str(party.accepted),
         shown(party.tokens, si),
+        shown(party.chip_seconds, si),
         shown(party.weight / total if total else None, percent),
         shown(party.sent_bytes, size),
-        shown(party.loss, loss_text),
+        epsilon_text(party.epsilon) if is_private else shown(party.loss, loss_text),
         tag("span", said, class_="problem") if said else "none",
     ]
 

@@ -62,6 +62,13 @@ class ChipFigures:
     def source(self) -> Source:
         return self.chip.source
 
+    @property
+    def quoted_utilisation(self) -> float | None:
+        """Model FLOP/s over the catalog's peak, beside that over the measured one."""
+        if self.utilisation is None or not self.chip.quoted_peak_flops_per_s > 0:
+            return None
+        return self.utilisation * self.chip.peak_flops_per_s / self.chip.quoted_peak_flops_per_s
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFigures:
@@ -80,6 +87,14 @@ class RunFigures:
     predicted_tokens_per_s: float | None
     remaining_s: float | None
     """Time to finish, from the wall clock of the steps: with validation and checkpoints."""
+
+    @property
+    def quoted_utilisation(self) -> float | None:
+        """The same of the catalog's peaks; None while one of them is unknown."""
+        quoted = sum(figures.chip.quoted_peak_flops_per_s for figures in self.chips)
+        if self.utilisation is None or not quoted > 0:
+            return None
+        return self.utilisation * sum(f.chip.peak_flops_per_s for f in self.chips) / quoted
 
     @property
     def step_error(self) -> float | None:

@@ -105,7 +105,7 @@ def _sections(
 
 def _federation(history: RunHistory) -> Markup | None:
     content = federation_section(history)
-    note = "Weights are checked by all parties; tokens and losses are each party's own statement."
+    note = "Weights are checked by all parties; what is stated is each party's own statement."
     return section("federation", "Federation", content, note) if content else None
 
 
@@ -132,7 +132,9 @@ def _header(history: RunHistory, figures: RunFigures) -> Markup:
 
 def _peak_sources(figures: RunFigures) -> str:
     sources = sorted({chip.chip.peak_source for chip in figures.chips})
-    return f"peak: {', '.join(sources)}" if sources else ""
+    quoted = figures.quoted_utilisation
+    beside = "" if quoted is None else f"; of the quoted {percent(quoted)}"
+    return f"peak: {', '.join(sources)}{beside}" if sources else ""
 
 
 def _last_loss(history: RunHistory) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from motley.cluster import Cluster
+from motley.plan.explain.more import OneMore
 from motley.plan.money import Money, money_of
 from motley.plan.plan import Plan
 from motley.plan.simulate import Simulation, simulate
@@ -29,7 +30,7 @@ from motley.report.frontier_chart import FrontierPoint, frontier_section
 from motley.report.kinds import Palette, short
 from motley.report.markup import Markup, tag
 from motley.report.plan_copies import Copies, Part, copies_of
-from motley.report.plan_reasons import OneMore, sources_section, why_section
+from motley.report.plan_reasons import sources_section, why_section
 from motley.report.split_drawing import split_section
 from motley.report.step_drawing import step_section
 from motley.report.words import UNKNOWN, plural, shown, size_of

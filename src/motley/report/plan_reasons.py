@@ -4,10 +4,10 @@ from."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from motley.chips.catalog import catalog
 from motley.cluster import Cluster
+from motley.plan.explain.more import LEAST_GAIN, OneMore
 from motley.plan.plan import Plan
 from motley.plan.stack import Stack
 from motley.report.cluster_drawing import linked
@@ -15,21 +15,7 @@ from motley.report.cluster_shape import Path, path_of
 from motley.report.kinds import Palette, short
 from motley.report.markup import Child, Markup, join, tag
 from motley.report.tables import badge, table
-from motley.units import Source, duration, percent, si
-
-NO_GAIN = 5e-4
-"""A share below this reads as nothing."""
-
-
-class OneMore(Protocol):
-    """What is read of a plan with one more chip."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def tokens_per_s(self) -> float: ...
-    @property
-    def gain(self) -> float: ...
+from motley.units import Source, duration
 
 
 def why_section(plan: Plan, one_more: Sequence[OneMore] | None, palette: Palette) -> Markup:
@@ -68,18 +54,18 @@ def _step_bar(step_s: float, longest: float, kind: str) -> Markup:
 def _one_more(offers: Sequence[OneMore], palette: Palette) -> Iterable[Markup]:
     """A bar per kind, the most useful first; a loss cannot be: the chip may stay idle."""
     ordered = sorted(offers, key=lambda offer: (-offer.gain, offer.kind))
-    most = max(max(offer.gain for offer in ordered), NO_GAIN)
+    most = max(max(offer.gain for offer in ordered), LEAST_GAIN)
     rows = []
     for offer in ordered:
-        gain = f"+{percent(offer.gain)}" if offer.gain >= NO_GAIN else "nothing"
-        words = f"{short(offer.kind)}: {gain}, {si(offer.tokens_per_s)} tokens/s, predicted"
+        gain = f"{offer.change}, {offer.reached_words}"
+        words = f"{short(offer.kind)}: {gain}, predicted"
         piece = tag("span", class_="part used", style=f"width:{max(0.0, offer.gain) / most:.2%}")
         rows.append(
             tag(
                 "div",
                 tag("div", palette.named(offer.kind), class_="who"),
                 tag("div", piece, class_="bar", role="img", aria_label=words, data_tip=words),
-                tag("span", f"{gain}, {si(offer.tokens_per_s)} tokens/s", class_="amount"),
+                tag("span", gain, class_="amount"),
                 class_="row",
             )
         )

@@ -35,6 +35,8 @@ class ChipFacts:
     precision: str
     device: str
     peak_flops_per_s: float
+    quoted_peak_flops_per_s: float
+    """The catalog's, where `peak_flops_per_s` was measured; NaN if unknown."""
     memory_available_bytes: float
 
     @property
@@ -149,6 +151,7 @@ def chip_facts(table: Mapping[str, Any]) -> ChipFacts:
         precision=text(table, "precision"),
         device=text(table, "device"),
         peak_flops_per_s=number(table, "peak_flops_per_s"),
+        quoted_peak_flops_per_s=number(table, "quoted_peak_flops_per_s"),
         memory_available_bytes=number(table, "memory_available_bytes"),
     )
 

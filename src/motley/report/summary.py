@@ -60,6 +60,7 @@ def _fact_rows(history: RunHistory, figures: RunFigures) -> list[tuple[str, str,
         ("", shown(figures.predicted_step_s, duration), f"predicted{off}"),
         ("tokens/s", shown(figures.tokens_per_s, si), source),
         ("of the summed peak", shown(figures.utilisation, percent), source),
+        *_quoted(figures),
         ("waiting, mean of chips", shown(figures.waiting_share, percent), source),
         ("tokens trained", si(history.tokens), "measured"),
         ("time running", duration(history.elapsed_s), source),
@@ -73,6 +74,12 @@ def _fact_rows(history: RunHistory, figures: RunFigures) -> list[tuple[str, str,
     if figures.remaining_s:
         rows.append(("time to finish", duration(figures.remaining_s), "predicted"))
     return rows
+
+
+def _quoted(figures: RunFigures) -> list[tuple[str, str, str]]:
+    if figures.quoted_utilisation is None:
+        return []
+    return [("of the quoted peaks", percent(figures.quoted_utilisation), figures.source)]
 
 
 def summary_dict(history: RunHistory) -> dict[str, Any]:
@@ -98,6 +105,7 @@ def summary_dict(history: RunHistory) -> dict[str, Any]:
         "tokens_per_s": _figure(figures.tokens_per_s, source),
         "predicted_tokens_per_s": _figure(figures.predicted_tokens_per_s, "predicted"),
         "utilisation": _figure(figures.utilisation, source),
+        "utilisation_of_quoted": _figure(figures.quoted_utilisation, source),
         "waiting_share": _figure(figures.waiting_share, source),
         "remaining_s": _figure(figures.remaining_s, "predicted"),
         "chips": [_chip_dict(chip) for chip in figures.chips],
@@ -116,8 +124,10 @@ def _chip_dict(figures: ChipFigures) -> dict[str, Any]:
         "stage": chip.position,
         "layers": [chip.first_layer, chip.last_layer],
         "peak_flops_per_s": _figure(chip.peak_flops_per_s, chip.peak_source),
+        "quoted_peak_flops_per_s": _figure(chip.quoted_peak_flops_per_s, "quoted"),
         "tokens_per_s": _figure(figures.tokens_per_s, source),
         "utilisation": _figure(figures.utilisation, source),
+        "utilisation_of_quoted": _figure(figures.quoted_utilisation, source),
         "waiting_share": _figure(figures.waiting_share, source),
         "busy_share": _figure(figures.busy_share, source),
         "predicted_busy_share": _figure(figures.predicted_busy_share, "predicted"),

@@ -9,7 +9,7 @@ from typing import Any
 from motley.report.figures import ChipFigures, RunFigures
 from motley.report.history import RunHistory
 from motley.report.markup import Child, Markup, join, tag
-from motley.report.records import ChipFacts, Notice
+from motley.report.records import Notice
 from motley.report.words import UNKNOWN, layers_text, shown, stage_text
 from motley.units import Source, duration, percent, si, size
 
@@ -58,7 +58,7 @@ def _chip_row(figures: ChipFigures) -> list[Child]:
         shown(figures.tokens_per_s, si),
         shown(figures.token_share, percent),
         _meter(figures),
-        _peak(chip),
+        _peak(figures),
         shown(figures.waiting_share, percent),
     ]
 
@@ -72,10 +72,15 @@ def _meter(figures: ChipFigures) -> Markup:
     return join([bar, percent(figures.utilisation)])
 
 
-def _peak(chip: ChipFacts) -> Markup:
+def _peak(figures: ChipFigures) -> Markup:
+    chip = figures.chip
     known = chip.peak_flops_per_s > 0
     written = shown(chip.peak_flops_per_s if known else None, lambda rate: si(rate, "FLOP/s"))
-    return join([written, " ", badge(chip.peak_source) if known else None])
+    parts: list[Child] = [written, " ", badge(chip.peak_source) if known else None]
+    if figures.quoted_utilisation is not None:
+        quoted = si(chip.quoted_peak_flops_per_s, "FLOP/s")
+        parts += [f", {percent(figures.quoted_utilisation)} of {quoted} ", badge("quoted")]
+    return join(parts)
 
 
 def predictions_table(figures: RunFigures) -> Markup:

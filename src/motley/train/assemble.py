@@ -68,11 +68,16 @@ class Groups:
 
 
 def shared_library(chips: list[Chip]) -> str | None:
-    """The collective library that all these chips share on their devices; None: host memory."""
+    """The collective library that all these chips share on their devices; None: host memory.
+
+    A kind that the catalog does not have counts as a vendor of its own.
+    """
     if any(chip.emulated or chip.device == "cpu" for chip in chips):
         return None
-    vendors = {catalog()[chip.kind].vendor for chip in chips if chip.kind in catalog()}
-    backend = common_collective([torch.device(chip.device).type for chip in chips], vendors)
+    vendors = {
+        catalog()[chip.kind].vendor if chip.kind in catalog() else chip.kind for chip in chips
+    }
+    backend = common_collective([chip.device for chip in chips], vendors)
     if backend in (None, HOST_COLLECTIVE) or not dist.is_backend_available(str(backend)):
         return None
     return backend

@@ -19,9 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
@@ -106,13 +109,16 @@ class CheckpointWriter:
         self._running: tuple[Future[Any], Progress] | None = None
 
     def begin(self, state: dict[str, Tensor], progress: Progress) -> None:
-        """Copies the state and begins to write it. The save before must be finished."""
+        """Copies the state and begins to write it. The save before must be finished.
+
+        `StorageError` on all ranks if there is no place to write to.
+        """
         assert self._running is None
         target = _partial_path(self._folder, progress.step)
-        if self._is_leader:
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir(parents=True, exist_ok=True)
-        dist.barrier(group=self._group)
+        refusal: list[str | None] = [_make_empty(target) if self._is_leader else None]
+        dist.broadcast_object_list(refusal, src=0, group=self._group)
+        if refusal[0] is not None:
+            raise self._not_saved(progress.step, refusal[0])
         future = async_save(state, checkpoint_id=str(target), process_group=self._group)
         assert isinstance(future, Future)
         self._running = (future, progress)
@@ -140,16 +146,28 @@ class CheckpointWriter:
             future.result()
             if self._is_leader:
                 _seal(partial, whole, progress)
-                _prune(self._folder, self._keep)
+                _prune(self._folder, self._keep, whole)
         except (Exception, CheckpointException) as cause:
             if self._is_leader:
                 shutil.rmtree(partial, ignore_errors=True)
-            why = why_not_saved(cause)
-            raise StorageError(
-                f"the checkpoint of step {progress.step} could not be saved: {why}.",
-                remedy=f"Free space on the disk of {self._folder}; older checkpoints are whole.",
-            ) from cause
+            raise self._not_saved(progress.step, why_not_saved(cause)) from cause
         return whole
+
+    def _not_saved(self, step: int, why: str) -> StorageError:
+        return StorageError(
+            f"the checkpoint of step {step} could not be saved: {why}.",
+            remedy=f"Free space on the disk of {self._folder}; older checkpoints are whole.",
+        )
+
+
+def _make_empty(folder: Path) -> str | None:
+    """Makes a folder with nothing in it; why it cannot be made."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        return str(cause)
+    return None
 
 
 def why_not_saved(cause: BaseException) -> str:
@@ -175,12 +193,14 @@ def _seal(partial: Path, whole: Path, progress: Progress) -> None:
     os.replace(partial, whole)
 
 
-def _prune(folder: Path, keep: int) -> None:
-    for old in _folders(folder)[keep:]:
+def _prune(folder: Path, keep: int, saved: Path) -> None:
+    """Those above the one just saved were passed over, and do not count."""
+    own = [path for path in finished(folder) if path.name <= saved.name]
+    for old in own[keep:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _folders(folder: Path) -> list[Path]:
+def finished(folder: Path) -> list[Path]:
     """Finished checkpoints, newest first."""
     if not folder.is_dir():
         return []
@@ -188,16 +208,6 @@ def _folders(folder: Path) -> list[Path]:
         path for path in folder.glob("step-*") if path.is_dir() and not path.name.endswith(PARTIAL)
     ]
     return sorted(found, key=lambda path: path.name, reverse=True)
-
-
-def newest_whole(folder: Path, report: Callable[[str], None]) -> tuple[Path, Progress] | None:
-    """The newest checkpoint that is whole; each broken one is reported and passed over."""
-    for path in _folders(folder):
-        try:
-            return path, read_progress(path)
-        except CheckpointError as broken:
-            report(f"{broken.message} Falling back to the one before.")
-    return None
 
 
 def read_progress(path: Path) -> Progress:
@@ -216,6 +226,17 @@ def read_progress(path: Path) -> Progress:
         if _crc32(file) != expected["crc32"]:
             raise CheckpointError(f"{path} is damaged: the checksum of {name} does not match.")
     return progress
+
+
+def saved_shapes(path: Path) -> dict[str, torch.Size]:
+    """The shape of each tensor in a checkpoint, by name; reads none of them."""
+    try:
+        saved = FileSystemReader(path).read_metadata().state_dict_metadata
+    except Exception as cause:  # what a foreign pickle raises is not known
+        raise CheckpointError(f"{path} cannot be read: {_first_line(cause)}.") from None
+    return {
+        name: each.size for name, each in saved.items() if isinstance(each, TensorStorageMetadata)
+    }
 
 
 def load_state(path: Path, state: dict[str, Tensor], *, distributed: bool = True) -> None:

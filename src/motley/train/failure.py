@@ -34,6 +34,8 @@ PEER_LOST = (
 )
 """What gloo, the rendezvous store and the collective libraries say when another rank is gone."""
 
+LESS = 0.9
+"""Of what a plan expected of a chip that ran out of memory; for the next one."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "unable to allocate", "memoryerror")
 
 
@@ -61,12 +63,12 @@ def explain(folder: Path, plan: Plan, exit_codes: Mapping[int, int], step: int) 
     chips = {place.rank: place.stage.chip for place in plan.placements()}
     for account in causes:
         if account["is_ours"]:
-            return _as_error(account, folder)
+            return _as_error(account, folder, plan)
     for rank, code in sorted(exit_codes.items()):
         if code < 0 and code != -signal.SIGTERM:
             return _lost(chips.get(rank, "?"), rank, f"killed by {_signal_name(-code)}", step)
     if causes:
-        return _as_error(causes[0], folder)
+        return _as_error(causes[0], folder, plan)
     silent = set(exit_codes) - {account["rank"] for account in accounts}
     rank = min(silent or exit_codes, default=0)
     code = exit_codes.get(rank, 1)
@@ -85,21 +87,35 @@ def _lost(chip: str, rank: int, how: str, step: int) -> ChipLostError:
     )
 
 
-def _as_error(account: dict[str, Any], folder: Path) -> MotleyError:
+def _as_error(account: dict[str, Any], folder: Path, plan: Plan) -> MotleyError:
     """The error that the rank raised; one that is not ours becomes a `TrainingError`."""
     chip, message = account["chip"], account["message"]
-    remedy = account["remedy"] or f"The full trace is in {folder}/rank-{account['rank']}.json."
+    trace = f"The full trace is in {folder}/rank-{account['rank']}.json."
+    remedy = account["remedy"] or trace
     raised = getattr(errors, account["kind"], None) if account["is_ours"] else None
     said = f"{account['kind']}: {message}".lower()
     if raised is None:
         message = f"chip '{chip}' (rank {account['rank']}) failed: {account['kind']}: {message}"
     if raised is ChipOutOfMemoryError or any(text in said for text in OUT_OF_MEMORY):
+        less = _less_memory(chip, plan)
+        remedy = f"{less}\n{trace}" if raised is None else less
         return ChipOutOfMemoryError(message, chip=chip, remedy=remedy)
     if raised is not None:
         named = {"chip": chip} if issubclass(raised, ChipLostError) else {}
         error: MotleyError = raised(message, remedy=remedy, **named)
         return error
     return TrainingError(message, remedy=remedy)
+
+
+def _less_memory(chip: str, plan: Plan) -> str:
+    """A new plan surely gives the chip less only if it may have less than this one expects."""
+    stages = (place.stage for place in plan.placements())
+    planned = max((stage.memory_bytes for stage in stages if chip in stage.chips), default=0)
+    expected = f" to {round(LESS * planned)} (this plan expects {planned})" if planned else ""
+    return (
+        f"Lower memory_bytes of '{chip}' in the cluster file{expected}, which makes a new plan: "
+        "motley train --resume RUN --cluster FILE"
+    )
 
 
 def _read_accounts(folder: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The run folder: everything of one training, as files.
 
 recipe.json  cluster.json  plan.json   what is run, resolved; each resume rewrites plan.json
-data.json                              where the token shards lie
+tokenizer.json                         the run's own, in Hugging Face's format
+data.json                              where the token shards lie, and what they were made from
 selection/                             which samples of them are trained on, if the recipe selects
 events.jsonl                           what happened, one event a line
 checkpoints/                           training state
@@ -12,22 +13,39 @@ stop                                   there while the run was asked to stop
 from __future__ import annotations
 
 import json
+import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from motley.chips.chip import Chip
 from motley.cluster import Cluster, parse_cluster
+from motley.data import PreparedData, Tokenizer, load_tokenizer
 from motley.data.selected import Selected
 from motley.errors import RunFolderError, not_written
 from motley.plan.plan import Plan, load_plan
 from motley.recipe import Recipe, parse_recipe
+from motley.schema import build
 
 NO_ROOM = "Free space there or name another folder with --run."
 RECIPE = "recipe.json"
+DATA = "data.json"
 EXIT_CODES = "exit-codes.json"
 """In `failures`: rank to exit code, written when a run fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The whole of `data.json`; a run from before they were kept has no digests."""
+
+    folder: str
+    """Where the token shards lie."""
+    key: str | None = None
+    """Of the prepared data; see `motley.data.prepared.cache_key`."""
+    source_digest: str | None = None
+    """Of the text."""
+    tokenizer_digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.path / "tokenizer.json"
 
     @property
     def selection(self) -> Path:
@@ -76,25 +98,42 @@ class RunFolder:
         stage = list(self.plan().placements())[rank].stage
         return self.cluster().chip(stage.chip)
 
+    def data(self) -> RunData:
+        where = str(self.path / DATA)
+        return build(RunData, self._read(DATA), where, RunFolderError)
+
     def data_folder(self) -> Path:
-        folder = self._read("data.json").get("folder")
-        if not isinstance(folder, str):
-            raise RunFolderError(f"{self.path / 'data.json'} names no folder.")
-        return Path(folder)
+        return Path(self.data().folder)
+
+    def tokenizer(self) -> Tokenizer:
+        """The run's own; of a run that has none, that of its token shards."""
+        data = self.data()
+        if self.tokenizer_file.is_file():
+            return load_tokenizer(self.tokenizer_file, data.tokenizer_digest)
+        return PreparedData.load(Path(data.folder), data.tokenizer_digest).tokenizer
 
     def write(self, recipe: Recipe, cluster: Cluster, plan: Plan, data_folder: Path) -> None:
-        """Writes what is run; `StorageError` if the disk does not take it."""
+        """Writes what is run, the tokenizer of the prepared data with it; `StorageError` if the
+        disk does not take it."""
+        data = PreparedData.load(data_folder)
+        index = data.index
         tables: dict[str, Any] = {
             RECIPE: recipe.to_dict(),
             "cluster.json": cluster.to_dict(),
             "plan.json": plan.to_dict(),
-            "data.json": {"folder": str(data_folder)},
+            DATA: asdict(
+                RunData(
+                    folder=str(data_folder),
+                    key=index.key,
+                    source_digest=index.source_digest,
+                    tokenizer_digest=index.tokenizer_digest,
+                )
+            ),
         }
         try:
+            _write_whole(self.tokenizer_file, data.tokenizer.to_json())
             for name, table in tables.items():
-                partial = self.path / f"{name}.partial"
-                partial.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-                partial.replace(self.path / name)
+                _write_whole(self.path / name, json.dumps(table, indent=2) + "\n")
         except OSError as cause:
             raise not_written(self.path, cause, NO_ROOM) from None
 
@@ -116,6 +155,16 @@ class RunFolder:
         if not isinstance(table, dict):
             raise RunFolderError(f"{self.path / name} does not hold a table.")
         return table
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """All of it or what was there before, whenever the machine stops."""
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def resume_command(path: Path) -> str:

@@ -19,10 +19,10 @@ from motley.train.checkpoint import (
     Progress,
     checkpoint_path,
     load_state,
-    newest_whole,
     read_progress,
 )
 from motley.train.folder import RunFolder, open_run_folder
+from motley.train.newest import newest_whole
 from motley.train.parameters import StageParameters
 
 

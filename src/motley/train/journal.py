@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from motley.chips.driver_names import quoted_peak
 from motley.events import EventLog
 from motley.model.counts import model_counts
 from motley.plan.plan import Plan
@@ -68,6 +69,7 @@ class Journal:
             "precision": place.stage.precision,
             "device": chip.device,
             "peak_flops_per_s": chip.flops_per_s[chip.precision],
+            "quoted_peak_flops_per_s": quoted_peak(chip),
             "memory_available_bytes": chip.memory_bytes,
         }
 

@@ -16,6 +16,8 @@ from motley.events import EventLog, read_events
 from motley.train.failure import explain
 from motley.train.folder import EXIT_CODES, RunFolder
 
+CHIPS_BACK = "chips_back"
+"""Of the `message` that chips that were lost are used again: their names."""
 WORKER = "motley.train.worker"
 """The module that a rank of an ordinary run runs."""
 
@@ -133,9 +135,14 @@ def last_step(folder: RunFolder) -> int:
 
 
 def lost_chips(folder: RunFolder) -> set[str]:
-    """Chips that this run has lost since its cluster was last given."""
+    """Chips that this run has lost and that no cluster given since has brought back."""
     try:
         events = read_events(folder.events)
     except MotleyError:
         return set()
-    return {event["chip"] for event in events if event["event"] == "chip_lost"}
+    lost: set[str] = set()
+    for event in events:
+        if event["event"] == "chip_lost":
+            lost.add(event["chip"])
+        lost -= set(event.get(CHIPS_BACK, ()))
+    return lost

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch.distributed as dist
 from torch import Tensor
 
 from motley.data.batches import SampleSource
-from motley.errors import DivergedError, StorageError
-from motley.train.checkpoint import CheckpointWriter, Progress, newest_whole
+from motley.errors import CheckpointError, DivergedError, StorageError
+from motley.train.checkpoint import CheckpointWriter, Progress
 from motley.train.course import Course
 from motley.train.engine import Engine, StepResult
 from motley.train.folder import RunFolder
 from motley.train.journal import Journal
+from motley.train.newest import Expected, newest_whole
 from motley.train.validation import validate
 
 
@@ -31,7 +33,8 @@ class Training:
     samples: SampleSource
     held_out: SampleSource
     token_bytes: Tensor
-    tokenizer_digest: str
+    expected: Expected
+    """Of a checkpoint of this run."""
     _saved_step: int = -1
     _save_began: float = 0.0
 
@@ -61,7 +64,7 @@ class Training:
                 self._validate(step)
             self._finish_save(wait=is_end or step % recipe.checkpoint.every_steps == 0)
             if step % recipe.checkpoint.every_steps == 0 or is_end:
-                self._begin_save(step)
+                self._begin_save(step, is_final=is_end)
         self._finish_save(wait=True, is_final=True)
         if self.journal:
             reason = "done" if self.course.is_over(step) else "stopped"
@@ -72,10 +75,16 @@ class Training:
         try:
             return self.engine.train_step(step, self.samples, rate=rate, stop=stop)
         except DivergedError as lost:
-            newest = newest_whole(self.folder.checkpoints, lambda text: None)
             raise DivergedError(
-                lost.message, remedy=self.course.way_out(self.folder, newest[0] if newest else None)
+                lost.message, remedy=self.course.way_out(self.folder, self._newest())
             ) from None
+
+    def _newest(self) -> Path | None:
+        """The checkpoint that a resume would go on from."""
+        with contextlib.suppress(CheckpointError):
+            found = newest_whole(self.folder.checkpoints, lambda text: None, self.expected)
+            return found[0] if found else None
+        return None
 
     def _stop_requested(self) -> bool:
         return self.journal is not None and self.folder.stop_request.exists()
@@ -101,7 +110,8 @@ class Training:
         if self.journal:
             self.journal.validation(step, loss, bits, time.monotonic() - began)
 
-    def _begin_save(self, step: int) -> None:
+    def _begin_save(self, step: int, *, is_final: bool) -> None:
+        """A save that cannot begin is reported; only the final one is an error."""
         if self.writer.is_running or step == self._saved_step:
             return
         if self.engine.watch.is_suspect and self._has_older():
@@ -111,39 +121,48 @@ class Training:
                     "that older ones stay."
                 )
             return
-        engine = self.engine
         self._save_began = time.monotonic()
-        self.writer.begin(
-            engine.live.own(engine.answered_names),
-            Progress(
-                step=step,
-                recipe_digest=engine.recipe.digest,
-                tokenizer_digest=self.tokenizer_digest,
-                loss_scale=engine.scale.value,
-                num_averaged=engine.live.average.count,
-                first_loss=engine.watch.first_loss,
-            ),
-        )
+        try:
+            self.writer.begin(
+                self.engine.live.own(self.engine.answered_names), self._progress(step)
+            )
+        except StorageError as failure:
+            self._not_saved(step, failure, is_final=is_final)
+            return
         self._saved_step = step
-        engine.align()
+        self.engine.align()
+
+    def _progress(self, step: int) -> Progress:
+        engine = self.engine
+        return Progress(
+            step=step,
+            recipe_digest=engine.recipe.digest,
+            tokenizer_digest=self.expected.tokenizer_digest,
+            loss_scale=engine.scale.value,
+            num_averaged=engine.live.average.count,
+            first_loss=engine.watch.first_loss,
+        )
+
+    def _not_saved(self, step: int, failure: StorageError, *, is_final: bool) -> None:
+        if self.journal:
+            self.journal.checkpoint_failed(step, failure.message)
+        if is_final:
+            raise failure
 
     def _has_older(self) -> bool:
         """Whether there is a whole checkpoint, as rank 0 sees it. All ranks call it."""
-        found = [bool(self.journal and newest_whole(self.folder.checkpoints, lambda text: None))]
+        found = [self.journal is not None and self._newest() is not None]
         dist.broadcast_object_list(found, src=0, group=self.engine.control)
         return found[0]
 
     def _finish_save(self, *, wait: bool, is_final: bool = False) -> None:
-        """Ends the save in progress. A failed one is reported; only the final one is an error."""
+        """Ends the save in progress; for a failed one see `_begin_save`."""
         if not self.writer.is_running or not (wait or self.writer.is_done):
             return
         try:
             path = self.writer.finish()
         except StorageError as failure:
-            if self.journal:
-                self.journal.checkpoint_failed(self._saved_step, failure.message)
-            if is_final:
-                raise
+            self._not_saved(self._saved_step, failure, is_final=is_final)
             return
         if self.journal and path is not None:
             self.journal.checkpoint(self._saved_step, path, time.monotonic() - self._save_began)

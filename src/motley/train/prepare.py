@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from motley.cluster import Cluster, check_devices
 from motley.data import PreparedData, prepare
 from motley.data.selected import Selected
 from motley.errors import CorpusError, MotleyError, NoPlanError
+from motley.events import EventLog
 from motley.model import trainable
 from motley.plan.plan import Plan
 from motley.plan.search.search import search
@@ -17,13 +20,19 @@ from motley.plan.validate import require_executable, validate
 from motley.recipe import Recipe
 from motley.train.epochs import epochs_message
 from motley.train.folder import RunFolder, check_free, create_run_folder, open_run_folder
-from motley.train.launch import lost_chips
+from motley.train.launch import CHIPS_BACK, lost_chips
 from motley.train.samples import selected_samples
 
 Report = Callable[[str], None]
 
 LEAST_USES = 200
 """Of a token in one epoch, in the mean; fewer are told. A rule of thumb, not measured."""
+
+TEXT_CHANGED = (
+    "The text is not the one that the run was trained on so far. The run goes on over it as it is "
+    "now, with its own tokenizer: some samples may come again and others never, and validations "
+    "from before were on other text."
+)
 
 
 def cache_folder() -> Path:
@@ -32,8 +41,11 @@ def cache_folder() -> Path:
     return Path(base) / "motley" / "data"
 
 
-def prepare_data(recipe: Recipe, report: Report) -> tuple[Recipe, PreparedData]:
-    """Tokenizes the recipe's corpus, or finds it done; the recipe gets its vocabulary."""
+def prepare_data(
+    recipe: Recipe, report: Report, *, earlier_key: str | None = None
+) -> tuple[Recipe, PreparedData]:
+    """Tokenizes the recipe's corpus, or finds it done; the recipe gets its vocabulary. For
+    `earlier_key` see `motley.data.prepare`."""
     data = recipe.data
     prepared = prepare(
         sources=data.corpus,
@@ -42,6 +54,7 @@ def prepare_data(recipe: Recipe, report: Report) -> tuple[Recipe, PreparedData]:
         held_out_share=data.held_out_share,
         cache=cache_folder(),
         report=report,
+        earlier_key=earlier_key,
     )
     _warn_of_rare_tokens(prepared, report)
     return recipe.with_vocabulary(prepared.tokenizer.vocab_size), prepared
@@ -98,8 +111,9 @@ def resume_run(
     recipe, old = folder.recipe(), folder.cluster()
     data = _data_again(folder, report)
     _selection_again(folder, data, report)
+    lost = lost_chips(folder) & {chip.name for chip in (cluster or old).chips}
+    back = lost if cluster is not None else set()
     if cluster is None:
-        lost = lost_chips(folder) & {chip.name for chip in old.chips}
         cluster = old.without(lost)
         if lost:
             names = ", ".join(sorted(lost))
@@ -109,16 +123,36 @@ def resume_run(
     unchanged = cluster.digest == old.digest and plan is None
     plan = folder.plan() if unchanged else _settle(plan, recipe, cluster, report)
     folder.write(recipe, cluster, plan, data.folder)
+    if back:
+        names = ", ".join(sorted(back))
+        text = f"{names}: lost before, and in use again, as the given cluster has it."
+        _tell(folder, report, text, **{CHIPS_BACK: sorted(back)})
     return folder, plan
 
 
 def _data_again(folder: RunFolder, report: Report) -> PreparedData:
-    """The run's own token shards; made again if they are gone. Loading checks that they fit."""
+    """The run's own token shards; made again with its own tokenizer if they are gone."""
+    known = folder.data()
     try:
-        return PreparedData.load(folder.data_folder())
+        return PreparedData.load(Path(known.folder), known.tokenizer_digest)
     except MotleyError as gone:
         report(f"{gone.message} Preparing the text again.")
-        return prepare_data(folder.recipe(), report)[1]
+    recipe = folder.recipe()
+    if not folder.tokenizer_file.is_file():  # of a run that was begun before it was kept
+        return prepare_data(recipe, report)[1]
+    config = dataclasses.replace(recipe.data, tokenizer=str(folder.tokenizer_file))
+    recipe = dataclasses.replace(recipe, data=config)
+    data = prepare_data(recipe, report, earlier_key=known.key)[1]
+    if known.source_digest not in (None, data.index.source_digest):
+        _tell(folder, report, TEXT_CHANGED)
+    return data
+
+
+def _tell(folder: RunFolder, report: Report, text: str, **fields: Any) -> None:
+    """Says it now, and in the run's events for its reports."""
+    report(text)
+    with EventLog.open(folder.events) as log:
+        log.write("message", text=text, **fields)
 
 
 def _selected(recipe: Recipe, data: PreparedData, report: Report) -> Selected | None:

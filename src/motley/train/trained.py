@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import torch
 
-from motley.data import PreparedData, Tokenizer
-from motley.errors import CheckpointError, TokenizerError
+from motley.data import Tokenizer
+from motley.errors import CheckpointError
 from motley.model.generate import generate
 from motley.model.table_config import TABLES
 from motley.model.transformer import Transformer, build_transformer
-from motley.train.checkpoint import load_state, newest_whole
+from motley.train.checkpoint import load_state
 from motley.train.folder import RunFolder
+from motley.train.newest import Expected, newest_whole
 
 
 def load_model(folder: RunFolder, report: Callable[[str], None]) -> tuple[Transformer, Tokenizer]:
@@ -20,21 +21,16 @@ def load_model(folder: RunFolder, report: Callable[[str], None]) -> tuple[Transf
 
     After the last step of a recipe that averages it is the mean of the last weights.
     """
-    newest = newest_whole(folder.checkpoints, report)
+    recipe, tokenizer = folder.recipe(), folder.tokenizer()
+    model = build_transformer(recipe.model, seed=recipe.seed)
+    shapes = {f"parameter/{name}": tensor.shape for name, tensor in model.state().items()}
+    newest = newest_whole(folder.checkpoints, report, Expected(tokenizer.digest, shapes))
     if newest is None:
         raise CheckpointError(
             f"{folder.path} has no whole checkpoint yet.",
             remedy="Train until the first checkpoint is saved, or resume the run.",
         )
     path, progress = newest
-    data = PreparedData.load(folder.data_folder())
-    if data.tokenizer.digest != progress.tokenizer_digest:
-        raise TokenizerError(
-            f"the tokenizer in {data.folder} is not the one that the run was trained with.",
-            remedy=f"Resume the run once, which prepares its data again: --resume {folder.path}.",
-        )
-    recipe = folder.recipe()
-    model = build_transformer(recipe.model, seed=recipe.seed)
     is_over = progress.step >= recipe.schedule.steps
     is_averaged = is_over and progress.num_averaged > 0 and recipe.schedule.averages(progress.step)
     kinds = {
@@ -43,7 +39,7 @@ def load_model(folder: RunFolder, report: Callable[[str], None]) -> tuple[Transf
     }
     state = {f"{kinds[name]}/{name}": tensor for name, tensor in model.state().items()}
     load_state(path, state, distributed=False)
-    return model, data.tokenizer
+    return model, tokenizer
 
 
 def write_text(

@@ -19,14 +19,8 @@ from motley import kernels
 from motley.chips.chip import Chip
 from motley.chips.host import keep_freed_memory
 from motley.data import PreparedData, evaluation_samples, unigram_entropy
-from motley.errors import CheckpointError
 from motley.train.assemble import PEER_TIMEOUT, Groups, build_engine
-from motley.train.checkpoint import (
-    CheckpointWriter,
-    Progress,
-    load_state,
-    newest_whole,
-)
+from motley.train.checkpoint import CheckpointWriter, Progress, load_state
 from motley.train.course import Course
 from motley.train.engine import Engine
 from motley.train.failure import write_failure
@@ -34,6 +28,7 @@ from motley.train.folder import RunFolder, open_run_folder
 from motley.train.growth import load_grown
 from motley.train.journal import Journal
 from motley.train.loop import Training
+from motley.train.newest import Expected, expected_of, newest_whole
 from motley.train.orphan import follow_parent
 from motley.train.samples import training_samples
 
@@ -92,7 +87,8 @@ def run_rank(folder: RunFolder, rank: int, chip: Chip, course_of: CourseOf) -> N
             journal.message(kernels_message)
         if samples.kept is not None:
             journal.message(f"Training on {samples.num_samples} selected samples of the text.")
-    first_step = _restore(engine, groups, folder, data.tokenizer.digest, journal)
+    expected = expected_of(engine, data.index.tokenizer_digest, groups.control)
+    first_step = _restore(engine, groups, folder, expected, journal)
     length = recipe.batch.sequence_length
     training = Training(
         engine=engine,
@@ -105,7 +101,7 @@ def run_rank(folder: RunFolder, rank: int, chip: Chip, course_of: CourseOf) -> N
         samples=samples,
         held_out=evaluation_samples(data.held_out, length, recipe.validation.max_samples),
         token_bytes=torch.from_numpy(data.token_bytes),
-        tokenizer_digest=data.tokenizer.digest,
+        expected=expected,
     )
     training.run(first_step)
     dist.barrier(group=groups.control)
@@ -133,25 +129,19 @@ def _restore(
     engine: Engine,
     groups: Groups,
     folder: RunFolder,
-    tokenizer_digest: str,
+    expected: Expected,
     journal: Journal | None,
 ) -> int:
-    """Reads the newest whole checkpoint, chosen by rank 0; the number of updates done."""
+    """Reads the run's newest whole checkpoint, chosen by rank 0; the number of updates done."""
     choice: list[tuple[Path, Progress] | None] = [None]
     if journal:
-        choice = [newest_whole(folder.checkpoints, journal.message)]
+        choice = [newest_whole(folder.checkpoints, journal.message, expected)]
     dist.broadcast_object_list(choice, src=0, group=groups.control)
     if choice[0] is None:
         if engine.recipe.growth is not None:
             load_grown(engine.recipe, engine.parameters)
         return 0
     path, progress = choice[0]
-    if progress.tokenizer_digest != tokenizer_digest:
-        raise CheckpointError(
-            f"{path} was trained with another tokenizer ({progress.tokenizer_digest[:12]}, "
-            f"this run has {tokenizer_digest[:12]}).",
-            remedy="Resume with the run's own data, or begin a new run.",
-        )
     if journal and progress.recipe_digest != engine.recipe.digest:
         journal.message(
             f"{path.name} was saved under another recipe ({progress.recipe_digest}); this run "

@@ -14,7 +14,7 @@ from motley.cluster import Cluster
 from motley.errors import NoPlanError
 from motley.plan.plan import Plan
 from motley.plan.search.groupings import kinds_of
-from motley.plan.search.search import fastest
+from motley.plan.search.search import bare_plan
 from motley.plan.space import ANY, Space
 from motley.plan.stack import MOTLEY, Stack
 from motley.recipe import Recipe
@@ -58,7 +58,7 @@ def frontier(
     points = [] if chosen is None else [_point(chosen, cluster)]
     for part in _parts(cluster):
         try:
-            plan = fastest(recipe, part, space, stack)
+            plan = bare_plan(recipe, part, space=space, stack=stack)
         except NoPlanError:
             continue
         if chosen is None or plan.replicas != chosen.replicas:

@@ -17,6 +17,7 @@ from motley.plan.explain.shares import (
 )
 from motley.plan.memory.stage import stage_memory
 from motley.plan.plan import Plan, Replica, Stage
+from motley.plan.search.blocks import block_of, library_link_bytes_per_s
 from motley.plan.search.build import Built
 from motley.plan.stack import MOTLEY, Stack
 from motley.plan.validate import stage_needs
@@ -41,7 +42,7 @@ def explain_choice(chosen: Built, recipe: Recipe, cluster: Cluster, stack: Stack
         *_first(_why_pipelines(plan, recipe, cluster, stack)),
         *_first(_layouts_in_words(plan)),
         *_what_binds(chosen, cluster),
-        *_first(_why_recompute(plan, recipe, stack)),
+        *_first(_why_recompute(plan, recipe, cluster, stack)),
         *_why_idle(plan, cluster),
         *_assumed_links(plan, cluster),
     ]
@@ -119,6 +120,7 @@ def _fits_alone(stage: Stage, cluster: Cluster, recipe: Recipe, stack: Stack) ->
         micro_batch_size=stage.data,
         layout=stage.layout._replace(recompute="full"),
         stack=stack,
+        link_bytes_per_s=library_link_bytes_per_s(block_of(cluster, stage.chips)),
         recipe=recipe,
     )
     return need.total_bytes <= cluster.chip(stage.chip).memory_bytes
@@ -181,7 +183,7 @@ def _narrowest(stages: list[Stage], cluster: Cluster) -> str:
     return f"; the narrowest path, {first} to {second}, moves {rate:.3g} GB/s"
 
 
-def _why_recompute(plan: Plan, recipe: Recipe, stack: Stack) -> Iterator[str]:
+def _why_recompute(plan: Plan, recipe: Recipe, cluster: Cluster, stack: Stack) -> Iterator[str]:
     seen = set()
     for replica in plan.replicas:
         if all(stage.recompute == "none" for stage in replica.stages):
@@ -197,7 +199,7 @@ def _why_recompute(plan: Plan, recipe: Recipe, stack: Stack) -> Iterator[str]:
             replica,
             stages=tuple(dataclasses.replace(stage, recompute="none") for stage in replica.stages),
         )
-        needs = stage_needs(without, recipe, stack=stack)
+        needs = stage_needs(without, recipe, cluster, stack=stack)
         for stage, need in zip(replica.stages, needs, strict=True):
             if stage.recompute != "none" and need > stage.available_bytes:
                 what = "activations" if stage.recompute == "full" else "the attention's inside"

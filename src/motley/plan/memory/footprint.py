@@ -72,8 +72,8 @@ class Footprint:
     """The same, of what PyTorch's caching allocator holds besides as long as there is room. It
     gives that back before it fails, so it decides nothing."""
     has_context: bool = True
-    """The chip's memory is counted from its datasheet, so the device's context and communicators
-    must fit too."""
+    """The chip's memory is counted from its datasheet, so the device's context must fit too, and
+    communicators also where each stage has one chip."""
 
 
 MOTLEY_FOOTPRINT = Footprint(
@@ -139,11 +139,11 @@ NANOGPT_FOOTPRINT = Footprint(gradients_stay=False, wide_stream=True, freed_logi
 """A plain loop with autocast over fp32 parameters."""
 
 
-def context_bytes(num_groups: int, link_bytes_per_s: float) -> float:
-    """Of the device's context and of a communicator for each group that a chip belongs to, on a
-    link of that rate, and for all chips together."""
+def communicator_bytes(num_groups: int, link_bytes_per_s: float) -> float:
+    """Of a communicator for each group that a chip belongs to, on a link of that rate, and for all
+    chips together."""
     if not num_groups:
-        return CONTEXT_BYTES
+        return 0.0
     channels = max(1.0, link_bytes_per_s / CHANNEL_BYTES_PER_S)
     algorithms = 3 if link_bytes_per_s >= SWITCHED_BYTES_PER_S else 2
-    return CONTEXT_BYTES + (num_groups + 1) * channels * algorithms * CHANNEL_BYTES
+    return (num_groups + 1) * channels * algorithms * CHANNEL_BYTES

@@ -16,7 +16,7 @@ from motley.model.stream import FIRST_INPUT, FIRST_VALUES, carried, stream_width
 from motley.model.table_counts import table_gradient_bytes, table_state_bytes
 from motley.plan.layout import Layout
 from motley.plan.memory import update
-from motley.plan.memory.footprint import context_bytes
+from motley.plan.memory.footprint import CONTEXT_BYTES, communicator_bytes
 from motley.plan.memory.held import Held, held_in_stage, largest_group
 from motley.plan.memory.layer_memory import Transient, last_exchange, layer_memory
 from motley.plan.memory.peak import StageMemory, StageNeeds
@@ -29,7 +29,7 @@ from motley.units import BYTES_PER_ELEMENT, Precision
 ONE_CHIP = Layout()
 
 NVLINK_BYTES_PER_S = 300e9
-"""The link inside a node if nothing else is known (NVLink 3)."""
+"""The link inside a node if nothing else is known of other software's chips (NVLink 3)."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ def stage_memory(
     layout: Layout = ONE_CHIP,
     stack: Stack = MOTLEY,
     accumulates: bool = True,
-    link_bytes_per_s: float = NVLINK_BYTES_PER_S,
+    link_bytes_per_s: float | None = None,
     recipe: Recipe | None = None,
 ) -> StageMemory:
     """Peak memory of the layers [first, last) with `num_in_flight` micro-batches kept.
 
     `micro_batch_size` counts the samples of the whole group. Without `accumulates` a step has one
-    micro-batch. `link_bytes_per_s` is that between the group's chips. The update is that of
-    `recipe`, or AdamW's.
+    micro-batch. `link_bytes_per_s` is that between the group's chips, where these have a collective
+    library. The update is that of `recipe`, or AdamW's.
     """
     needs = stage_needs(
         config,
@@ -86,7 +86,7 @@ def stage_needs(
     layout: Layout,
     stack: Stack,
     accumulates: bool = True,
-    link_bytes_per_s: float = NVLINK_BYTES_PER_S,
+    link_bytes_per_s: float | None = None,
     recipe: Recipe | None = None,
 ) -> StageNeeds:
     """What `stage_memory` follows from, whatever the micro-batches and their number."""
@@ -110,7 +110,7 @@ def stage_needs(
         edge_bytes=_edge_bytes(config, sequence_length, layers, layout, stack),
         buffer_bytes=_bucket_bytes(sums, layout, stack)
         + _root_bytes(config, precision, layers, layout, stack),
-        context_bytes=_context_bytes(
+        context_bytes=context_bytes(
             layout, stack, first > 0 or last < config.num_layers, link_bytes_per_s
         ),
         cached_bytes=sums.cached_bytes,
@@ -230,9 +230,19 @@ def _root_bytes(
     return BYTES_PER_ELEMENT[precision] * matrices * matrix
 
 
-def _context_bytes(layout: Layout, stack: Stack, in_pipeline: bool, link_bytes_per_s: float) -> int:
-    """Tensor, data and pipeline groups have a communicator each."""
-    if not stack.footprint.has_context:
-        return 0
+def context_bytes(
+    layout: Layout, stack: Stack, in_pipeline: bool, link_bytes_per_s: float | None
+) -> int:
+    """Outside the framework's allocator. Tensor, data and pipeline groups have a communicator each.
+
+    motley's chips have theirs where a library joins a group's: what the probe found free, or the
+    catalog quotes, is without them.
+    """
     groups = (layout.tensor > 1) + (layout.data > 1) + in_pipeline
-    return round(context_bytes(groups, link_bytes_per_s))
+    if stack.footprint.has_context:
+        return round(
+            CONTEXT_BYTES + communicator_bytes(groups, link_bytes_per_s or NVLINK_BYTES_PER_S)
+        )
+    if link_bytes_per_s is None or layout.num_chips == 1:
+        return 0
+    return round(communicator_bytes(groups, link_bytes_per_s))

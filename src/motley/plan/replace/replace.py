@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from motley.chips.catalog import look_up
 from motley.chips.chip import Chip
@@ -37,17 +38,23 @@ LARGEST_MIXED = 48
 SYNERGY = 0.02
 """Share by which a kind may be faster in a mix than it was alone, and be found."""
 
+OWN_PRICE = "yours"
+"""The source of a price that the user gives."""
+
 Counts = tuple[int, ...]
 """Of each weak kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wiring:
-    """How the chips of all sets are put into nodes and connected."""
+    """How the chips of all sets are put into nodes and connected, and what they cost by the user's
+    own word."""
 
     per_node: int = 8
     network_gbit_per_s: float = 100.0
     """Of each node, one direction. Links inside nodes are the catalog's."""
+    usd_per_hour: Mapping[str, float] = field(default_factory=dict)
+    """Of one chip, by catalog id; other kinds have the catalog's price."""
 
     def __post_init__(self) -> None:
         if self.per_node < 1 or not 0 < self.network_gbit_per_s < 1e9:
@@ -55,12 +62,14 @@ class Wiring:
 
     def cluster(self, counts: Mapping[str, int]) -> Cluster:
         """Full nodes of each kind, and one with the rest."""
-        groups = []
+        groups: list[dict[str, Any]] = []
         for kind, count in counts.items():
             full, rest = divmod(count, self.per_node)
             sizes = [self.per_node] * full + [rest] * (rest > 0)
             network = self.network_gbit_per_s
             groups.append({"kind": kind, "per_node": sizes, "network_gbit_per_s": network})
+            if kind in self.usd_per_hour:
+                groups[-1] |= {"usd_per_hour": self.usd_per_hour[kind], "price_source": OWN_PRICE}
         return parse_cluster({"name": "replacement", "group": groups}, "replacement")
 
 
@@ -165,11 +174,13 @@ def replace(
 
     Raises:
         UnknownChipError: a name that the catalog does not know, or the strong chip lacks a figure.
-        InputError: no weak kind is left.
+        InputError: no weak kind is left, or a price is given for a kind that is not among them.
         NoPlanError: not even `MOST_CHIPS` strong chips hold the model.
     """
     strong = look_up(strong).id
-    kinds, left_out = _usable(dict.fromkeys(look_up(name).id for name in weak), wiring)
+    named = dict.fromkeys(look_up(name).id for name in weak)
+    _require_used(wiring.usd_per_hour, (strong, *named))
+    kinds, left_out = _usable(named, wiring)
     planner = _Planner(recipe, wiring)
     wiring.cluster({strong: 1})
     goal, lack = _strong_offer(planner, strong, count)
@@ -200,6 +211,15 @@ def replace(
         alone=tuple(alone.values()), left_out=tuple(left_out), num_planned=len(planner.known),
         num_untried=untried,
     )  # fmt: skip
+
+
+def _require_used(prices: Iterable[str], kinds: Sequence[str]) -> None:
+    for kind in prices:
+        if kind not in kinds:
+            raise InputError(
+                f"a price is given for {kind}, which is neither replaced nor among the others.",
+                remedy=f"Give one for {', '.join(dict.fromkeys(kinds))}, or leave it out.",
+            )
 
 
 def _unknown(goal: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from motley.cluster import Price
 from motley.plan.replace.replace import Offer, Replacement, Wiring
 from motley.plan.trust import error_band
 from motley.units import si, size_of
@@ -103,14 +105,23 @@ def _foot(found: Replacement, wiring: Wiring) -> Iterator[str]:
         f"{wiring.network_gbit_per_s:g} Gbit/s from node to node (stated, 50 us)."
     )
     yield "Tokens/s, memory and energy are predicted; power is the catalog's TDP, of chips alone."
-    prices = {str(p).split(" x ", 1)[-1] for _, o in rows(found) for p in o.cluster.prices}
-    yield from sorted(prices)
+    yield from (str(price) for price in _prices(found))
     band = error_band()
     yield f"Error band: {band}; two sets whose tokens/s differ by less are not told apart."
     for kind, reason in found.left_out:
         yield f"Left out: {kind}: {reason}."
     if found.num_untried:
         yield f"{found.num_untried} mixed sets that might take less were not planned."
+
+
+def _prices(found: Replacement) -> list[Price]:
+    """Of one chip of each kind that a set has, by its id."""
+    known = {
+        price.item: dataclasses.replace(price, num_chips=0)
+        for _, offer in rows(found)
+        for price in offer.cluster.prices
+    }
+    return [known[kind] for kind in sorted(known)]
 
 
 def to_data(found: Replacement, model: str, wiring: Wiring) -> dict[str, Any]:
@@ -128,6 +139,7 @@ def to_data(found: Replacement, model: str, wiring: Wiring) -> dict[str, Any]:
         "left_out": [{"kind": kind, "reason": reason} for kind, reason in found.left_out],
         "per_node": wiring.per_node,
         "network_gbit_per_s": wiring.network_gbit_per_s,
+        "prices": [dataclasses.asdict(price) for price in _prices(found)],
         "num_planned": found.num_planned,
         "num_untried": found.num_untried,
         "error_band": {"share": band.share, "source": band.source},

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from functools import cached_property
 from itertools import combinations, permutations
+from operator import attrgetter
 from typing import NamedTuple
 
 from motley.chips.chip import Chip, Link
@@ -23,6 +24,16 @@ FEW_CHIPS = 4
 MOST_ORDERS = 8
 """Of a larger group, and the chips up to which more than one is looked at."""
 
+FIGURES = (
+    "precision",
+    "training_flops_per_s",
+    "time_scale",
+    "efficiency",
+    "memory_bytes",
+    "memory_bandwidth_bytes_per_s",
+)
+"""All that a chip's time and memory depend on; chips of one group have the same."""
+
 
 def single_chips(cluster: Cluster) -> tuple[Names, ...]:
     """Every chip as a group of its own, in the cluster's order."""
@@ -34,17 +45,28 @@ def block_of(cluster: Cluster, names: Names) -> Block:
     return Block(cluster.chip(names[0]), cluster.spread(names))
 
 
+def library_link_bytes_per_s(block: Block) -> float | None:
+    """Of the link over which the chips of a group talk by a library of their own, with buffers on
+    them (NCCL and its like); None for a single chip, and for CPUs and emulated chips."""
+    chip, spread = block
+    if spread.num_chips == 1 or chip.emulated or chip.device == "cpu":
+        return None
+    link = spread.local if spread.per_node > 1 else spread.network or spread.local
+    return link.bandwidth_bytes_per_s
+
+
+_priced_figures = attrgetter(*FIGURES, "usd_per_hour")
+
+
 def rates(chip: Chip) -> tuple[Hashable, ...]:
     """All that the chip's time and memory depend on, and its price."""
-    return (
-        chip.precision,
-        chip.training_flops_per_s,
-        chip.time_scale,
-        chip.efficiency,
-        chip.memory_bytes,
-        chip.memory_bandwidth_bytes_per_s,
-        chip.usd_per_hour,
-    )
+    found: tuple[Hashable, ...] = _priced_figures(chip)
+    return found
+
+
+def differing(first: Chip, second: Chip) -> list[str]:
+    """The figures in which two chips are unlike, so that no group has both."""
+    return [name for name in FIGURES if getattr(first, name) != getattr(second, name)]
 
 
 def link_key(link: Link) -> tuple[Hashable, ...]:

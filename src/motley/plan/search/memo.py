@@ -65,9 +65,10 @@ class Memo:
     layer_times: dict[tuple[int, int, int, Layout], LayerTime] = field(default_factory=dict)
     """Without messages, by kind of chip, layer and samples of a member."""
     sums: dict[tuple[int, int, Layout], RunningSums] = field(default_factory=dict)
-    memory: dict[tuple[Precision, Held, int, int, Layout], StageMemory] = field(
+    memory: dict[tuple[Precision, float | None, Held, int, int, Layout], StageMemory] = field(
         default_factory=dict
     )
+    """By the link of the chips' collective library, too; None: without one."""
     stage_needs: dict[tuple[Precision, Held, Layout], StageNeeds] = field(default_factory=dict)
     layouts: dict[tuple[int, Held, int, int, int], Layout | None] = field(default_factory=dict)
     weighed: dict[tuple[int, int], tuple[Weighed, ...]] = field(default_factory=dict)

@@ -66,9 +66,16 @@ def explained(candidates: Candidates) -> Plan:
     return explain_choice(plans[0]._replace(plan=rejected), recipe, cluster, candidates.stack)
 
 
-def fastest(recipe: Recipe, cluster: Cluster, space: Space, stack: Stack) -> Plan:
-    """The plan with the shortest step, without reasons and what lost; raises as `search` does."""
-    candidates = Candidates(recipe, cluster, FASTEST, space, stack)
+def bare_plan(
+    recipe: Recipe,
+    cluster: Cluster,
+    *,
+    objective: Objective = FASTEST,
+    space: Space,
+    stack: Stack,
+) -> Plan:
+    """What `search` finds, without reasons and what lost; raises as it does."""
+    candidates = Candidates(recipe, cluster, objective, space, stack)
     plans = best_plans(candidates)
     if not plans:
         raise nothing_found(candidates)

@@ -59,8 +59,10 @@ class NeedsTable:
                 self.kinds[i, j] = kind
         self.typical = tuple(np.array(typical, dtype=np.intp).T)
         """The cuts (i, j) of one stage of each kind."""
+        self._is_whole = np.array([each == (0, tables.num_layers) for each in self._ranges])
         self._lines = _lines([tables.held(*each) for each in self._ranges])
         self._known: dict[tuple[object, int, Layout], Needs] = {}
+        """Without the context, which depends on the link between a block's chips."""
 
     def of(self, tables: StageTables, block: int, size: int, layout: Layout) -> Needs:
         """In one layout, with micro-batches of `size` samples."""
@@ -68,7 +70,8 @@ class NeedsTable:
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._work_out(tables, block, size, layout)
-        return found
+        alone, piped = (tables.context_bytes(block, layout, each) for each in (False, True))
+        return found._replace(always=found.always + np.where(self._is_whole, alone, piped))
 
     def _work_out(self, tables: StageTables, block: int, size: int, layout: Layout) -> Needs:
         parts = np.zeros((4, len(self._ranges)))
@@ -95,7 +98,7 @@ def _asked(
     share = 1 + needs.margin
     buffers = samples * needs.edge_bytes + needs.buffer_bytes
     return (
-        share * (needs.held_bytes(samples) + buffers) + needs.context_bytes,
+        share * (needs.held_bytes(samples) + buffers),
         share * samples * needs.kept_bytes,
         share * needs.moment_bytes(samples),
         share * needs.after_bytes(samples),

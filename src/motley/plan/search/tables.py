@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -11,8 +12,8 @@ from motley.model.config import ModelConfig
 from motley.plan.layout import Layout
 from motley.plan.memory.held import groups_of, held_parameters
 from motley.plan.memory.peak import StageMemory, StageNeeds
-from motley.plan.memory.stage import stage_needs
-from motley.plan.search.blocks import inside, rates
+from motley.plan.memory.stage import context_bytes, stage_needs
+from motley.plan.search.blocks import inside, library_link_bytes_per_s, rates
 from motley.plan.search.choices import Block, StageChoice
 from motley.plan.search.memo import Held, Links, Memo, RunningSums
 from motley.plan.space import TRAINABLE, Space
@@ -66,6 +67,7 @@ class StageTables:
         ids = self.memo.ids
         self._ids = [ids.setdefault(inside(block), len(ids)) for block in self.blocks]
         self._chip_ids = [ids.setdefault(rates(block.chip), len(ids)) for block in self.blocks]
+        self._library_links = [library_link_bytes_per_s(block) for block in self.blocks]
         self._kinds = _layer_kinds(self.config, self.sequence_length)
         self._exchanges: dict[int, float] = {}
         self._held_before = _running_counts(self._kinds)
@@ -103,17 +105,26 @@ class StageTables:
     ) -> StageMemory:
         """Predicted peak of a stage, on each of its chips."""
         block, first, last = stage
-        precision = self.blocks[block].chip.precision
-        key = (precision, self.held(first, last), num_in_flight, micro_batch_size, layout)
+        precision, link = self.blocks[block].chip.precision, self._library_links[block]
+        held = self.held(first, last)
+        key = (precision, link, held, num_in_flight, micro_batch_size, layout)
         need = self.memo.memory.get(key)
         if need is None:
-            samples = layout.member_samples(micro_batch_size)
-            need = self.needs(stage, layout).peak(num_in_flight, samples)
-            self.memo.memory[key] = need
+            joined_by_host = (precision, None, held, num_in_flight, micro_batch_size, layout)
+            need = self.memo.memory.get(joined_by_host)
+            if need is None:
+                samples = layout.member_samples(micro_batch_size)
+                need = self.needs(stage, layout).peak(num_in_flight, samples)
+                self.memo.memory[joined_by_host] = need
+            if link is not None:
+                context = self.context_bytes(block, layout, last - first < self.num_layers)
+                need = dataclasses.replace(need, context_bytes=context)
+                self.memo.memory[key] = need
         return need
 
     def needs(self, stage: StageChoice, layout: Layout) -> StageNeeds:
-        """What the stage needs, whatever its micro-batches and their number."""
+        """What the stage needs, whatever its micro-batches and their number, and whatever library
+        joins its chips."""
         block, first, last = stage
         precision = self.blocks[block].chip.precision
         key = (precision, self.held(first, last), layout)
@@ -129,6 +140,10 @@ class StageTables:
                 recipe=self.recipe,
             )
         return needs
+
+    def context_bytes(self, block: int, layout: Layout, in_pipeline: bool) -> int:
+        """Of each chip's memory, outside the framework's allocator."""
+        return context_bytes(layout, self.stack, in_pipeline, self._library_links[block])
 
     def running_sums(self, block: int, num_samples: int, layout: Layout) -> RunningSums:
         """Running sums of the layers' times on a block."""
