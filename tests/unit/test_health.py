@@ -116,7 +116,6 @@ def test_a_resume_on_the_way_down_goes_on_from_the_first_loss() -> None:
 def test_the_rate_of_the_lookahead_is_blamed_under_a_tied_head() -> None:
     said = lost(watch(lookahead=0.3, head_learning_rate=0.5), 99, math.nan)
     assert "optimizer.head_learning_rate = 0.5" in said
-    assert "head_learning_rate" not in lost(watch(head_learning_rate=0.5), 99, math.nan)
 
 
 def test_spikes_are_forgiven() -> None:

@@ -32,8 +32,6 @@ LATENT = {"key_value_rank": 8, "plain_width": 8, "rotary_width": 8, "value_width
         ({"optimizer": {"momentum": 0.9}}, "optimizer.momentum", 'kind is "adamw"'),
         ({"optimizer": {"orthogonal_every": 2}}, "optimizer.orthogonal_every", 'kind is "adamw"'),
         ({"schedule": {"decay_share": 0.4}}, "schedule.decay_share", 'decay is "cosine"'),
-        ({"schedule": {"decay": "wsd", "decay_share": 0.9, "steps": 100, "warmup_steps": 20}},
-         "schedule.decay_share", "warmup_steps"),
     ],
 )  # fmt: skip
 def test_the_pair_is_named(tables: dict[str, Any], first: str, second: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -12,17 +13,20 @@ from hypothesis import strategies as st
 from motley.optim.schedule import learning_rate, momentum
 from motley.recipe import OptimizerConfig, ScheduleConfig
 
+Decay = Literal["cosine", "linear", "constant", "wsd"]
 peaks = st.floats(min_value=1e-6, max_value=10)
 
 
 @st.composite
 def schedules(draw: st.DrawFn) -> ScheduleConfig:
     steps = draw(st.integers(min_value=1, max_value=500))
+    decay: Decay = draw(st.sampled_from(["cosine", "linear", "constant", "wsd"]))
+    share = draw(st.floats(min_value=0.01, max_value=1)) if decay == "wsd" else 0.2
     return ScheduleConfig(
         steps=steps,
         warmup_steps=draw(st.integers(min_value=0, max_value=steps - 1)),
-        decay=draw(st.sampled_from(["cosine", "linear", "constant", "wsd"])),
-        decay_share=draw(st.floats(min_value=0.01, max_value=1)),
+        decay=decay,
+        decay_share=share,
         final_share=draw(st.floats(min_value=0, max_value=1)),
     )
 

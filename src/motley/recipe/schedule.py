@@ -45,11 +45,6 @@ class ScheduleConfig:
                 raise ValueError(f"{name}: must be between 0 and 1, found {getattr(self, name)}")
         if self.decay != "wsd":
             require_unset(self, ("decay_share",), f'decay is "{self.decay}", and it is of "wsd"')
-        elif self.warmup_steps > round((1 - self.decay_share) * self.steps):
-            raise ValueError(
-                f"decay_share: the last {self.decay_share:.4g} of {self.steps} steps begin before "
-                f"the {self.warmup_steps} of the warm-up are over; lower it, or warmup_steps"
-            )
         if self.sequence_warmup & (self.sequence_warmup - 1):
             raise ValueError(f"sequence_warmup: must be a power of two, not {self.sequence_warmup}")
         for name, off in (("batch_warmup", 1), ("sequence_warmup", 1)):
