@@ -28,7 +28,8 @@ from motley.ablation import (
 )
 from motley.ablation.changes import Changes
 from motley.ablation.parts import ADAMW_MATRIX_RATE
-from motley.cli.ablating import _reading
+from motley.cli.ablating import _reading, _table
+from motley.cli.planning import show
 from motley.cluster import load_cluster
 from motley.data import prepare
 from motley.errors import DivergedError, InputError, RecipeError, RunFolderError
@@ -246,6 +247,25 @@ def test_what_is_said_below_the_table(base: float, variant: float, seeds: int, s
     text = _reading(compare(runs, [BASE, "x"]))
     assert said in text
     assert ("--seeds" in text) == (said == "give --seeds 3")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_no_terminal_is_too_narrow_for_the_verdict(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    name = "without norms of queries and keys"
+    runs = [
+        outcome(variant, seed, mean + 0.01 * seed)
+        for variant, mean in ((BASE, 2.0), (name, 2.5))
+        for seed in range(3)
+    ]
+    show(_table(compare(runs, [BASE, name])))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert all(len(line.rstrip()) <= columns for line in shown.splitlines())
+    for figure in ("2.0100 ± 0.0248", "+0.5000 ± 0.0227", "2.00x", "1.00x", "higher"):
+        assert figure in shown
 
 
 def test_noise_is_called_noise_and_one_seed_claims_nothing() -> None:

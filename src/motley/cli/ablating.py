@@ -35,6 +35,7 @@ from motley.cli.output import print_json, say
 from motley.cli.planning import cluster_for, show
 from motley.cli.training import watch
 from motley.errors import InputError
+from motley.plan.explain.narrow import TableOrLines
 from motley.recipe import Recipe, load_recipe
 from motley.report.ablation_page import write_ablation_page
 from motley.train.folder import RunFolder
@@ -114,26 +115,30 @@ def _data(row: Row) -> dict[str, Any]:
     return {**table, "mean": row.mean if math.isfinite(row.mean) else None}
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[Row]) -> TableOrLines:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.add_column("variant", overflow="fold", min_width=16)
-    table.add_column("seeds", justify="right")
-    for title in ("bits/byte, 95 %", "difference, 95 %"):
+    table.add_column("variant", overflow="fold", min_width=10)
+    for title in ("seeds", "bits/byte, 95 %", "difference, 95 %", "FLOPs", "time"):
         table.add_column(title, justify="right", no_wrap=True)
-    for title in ("FLOPs", "time"):
-        table.add_column(title, justify="right")
-    table.add_column("")
-    for row in rows:
-        difference = row.difference
-        table.add_row(
-            Text(row.variant),
-            str(len(row.seeds)),
-            f"{row.mean:.4f}{_half(row.interval)}",
-            f"{difference.mean:+.4f}{_half(difference)}" if difference else "",
-            *(f"{ratio:.2f}x" if ratio else "" for ratio in (row.flops_ratio, row.time_ratio)),
-            "" if row.verdict in ("base", "no claim") else row.verdict,
-        )
-    return table
+    table.add_column("", no_wrap=True)
+    lines = [_cells(row) for row in rows]
+    for line in lines:
+        table.add_row(*line)
+    return TableOrLines(table, lines)
+
+
+def _cells(row: Row) -> list[Text]:
+    difference = row.difference
+    ratios = (f"{ratio:.2f}x" if ratio else "" for ratio in (row.flops_ratio, row.time_ratio))
+    texts = [
+        row.variant,
+        str(len(row.seeds)),
+        f"{row.mean:.4f}{_half(row.interval)}",
+        f"{difference.mean:+.4f}{_half(difference)}" if difference else "",
+        *ratios,
+        "" if row.verdict in ("base", "no claim") else row.verdict,
+    ]
+    return [Text(text) for text in texts]
 
 
 def _half(interval: Interval | None) -> str:
