@@ -14,7 +14,7 @@ import motley.errors
 ROOT = Path(motley.errors.__file__).parent
 
 LEVELS = (
-    ("errors", "units"),
+    ("errors", "units", "files"),
     ("schema", "events"),
     ("kernels",),
     ("chips", "model"),

@@ -42,9 +42,9 @@ TRAINING_SHARE = 0.3
 
 CPU_COPY_BYTES = 2**28
 ACCELERATOR_COPY_BYTES = 2**30
+"""Far more than any cache."""
 
 CHECK_DEVICE = "Check the driver, the PyTorch build, and whether other processes hold its memory."
-"""Far more than any cache."""
 
 
 @dataclass(frozen=True, kw_only=True)

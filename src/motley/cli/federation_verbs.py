@@ -1,4 +1,5 @@
-"""What each verb of `motley federation` takes; the work is done in `motley.cli.federating`."""
+"""What each verb of `motley federation` takes; the work is done in `motley.cli.federating`
+and `motley.cli.federation_views`."""
 
 from __future__ import annotations
 
@@ -108,9 +109,9 @@ def rotate(
 @app.command()
 def status(store: StoreArgument, fingerprint: Fingerprint = None, as_json: AsJson = False) -> None:
     """Show the charter, the parties, and how far the rounds are."""
-    from motley.cli import federating
+    from motley.cli import federation_views
 
-    federating.status(store, fingerprint, as_json=as_json)
+    federation_views.status(store, fingerprint, as_json=as_json)
 
 
 @app.command()
@@ -124,9 +125,9 @@ def ledger(
     as_json: AsJson = False,
 ) -> None:
     """Show what each party has given."""
-    from motley.cli import federating
+    from motley.cli import federation_views
 
-    federating.show_ledger(store, out, html, fingerprint, as_json=as_json)
+    federation_views.show_ledger(store, out, html, fingerprint, as_json=as_json)
 
 
 @app.command()
@@ -142,9 +143,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Replay the whole log from the charter and check every digest and ledger line."""
-    from motley.cli import federating
+    from motley.cli import federation_views
 
-    federating.check(store, ledger, key, fingerprint, as_json=as_json)
+    federation_views.check(store, ledger, key, fingerprint, as_json=as_json)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from motley.data.interruptible import fed
 from motley.errors import StorageError, TokenizerError
+from motley.files import write_whole
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -94,12 +95,9 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write a Hugging Face `tokenizer.json`; `StorageError` if the disk does not take it."""
-        temporary = path.with_name(f".{path.name}.partial")
         try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
-            temporary.replace(path)
+            write_whole(path, self.to_json())
         except OSError as cause:
-            temporary.unlink(missing_ok=True)
             raise StorageError(
                 f"{path}: cannot be written: {cause.strerror or cause}.",
                 remedy="Free some space, or name another folder.",

@@ -25,6 +25,7 @@ from motley.federation.messages import (
     read_body,
 )
 from motley.federation.objects import Signed, canonical, check_signed, digest_of, open_signed
+from motley.federation.votes import decided_by
 
 KeyOf = Callable[[str], str | None]
 
@@ -251,7 +252,7 @@ def compose(
     read = tuple(read_body(Review, signed, chain.federation) for signed in cited)
     _check_reviews(chain, membership, read)
     base = _majority_base(chain, read)
-    decided = _decided(chain, read)
+    decided = decided_by(read, settles_ties=chain.charter.version >= SETTLED_TIES)
     for digest in decided:
         if digest not in manifests:
             raise VoidObjectError("a decided update's manifest is lacking")
@@ -315,34 +316,6 @@ def _majority_base(chain: Chain, reviews: Sequence[Review]) -> str:
     if chain.next_round == 0 and base != chain.charter.base.digest:
         raise VoidObjectError("the state is not the charter's")
     return base
-
-
-def _decided(chain: Chain, reviews: Sequence[Review]) -> dict[str, str]:
-    """Manifest digest to reason ("" for accepted) of all that enough reviewers have voted on."""
-    needs_all = chain.charter.version >= SETTLED_TIES
-    votes: dict[str, list[str]] = {}
-    for review in reviews:
-        for vote in review.votes:
-            votes.setdefault(vote.manifest, []).append(vote.reason)
-    return {
-        digest: _verdict(reasons)
-        for digest, reasons in sorted(votes.items())
-        if 2 * len(reasons) > len(reviews)
-        and not (needs_all and _is_tie(reasons) and len(reasons) < len(reviews))
-    }
-
-
-def _is_tie(reasons: Sequence[str]) -> bool:
-    return 2 * sum(not reason for reason in reasons) == len(reasons)
-
-
-def _verdict(reasons: list[str]) -> str:
-    if _is_tie(reasons):
-        return "disputed"
-    against = Counter(reason for reason in reasons if reason)
-    if 2 * against.total() < len(reasons):
-        return ""
-    return min(against, key=lambda reason: (-against[reason], reason))
 
 
 def _check_distinct(chain: Chain, membership: Membership, updates: Sequence[Update]) -> None:

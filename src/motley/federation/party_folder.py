@@ -10,6 +10,7 @@ from motley.chips.chip import Link
 from motley.errors import RunFolderError, not_written
 from motley.federation.shaped import ShapedStore
 from motley.federation.store import Store, open_store
+from motley.files import write_whole
 from motley.schema import build
 
 PARTY_FILE = "federation.json"
@@ -42,9 +43,7 @@ def is_party(run: Path) -> bool:
 def write_party(run: Path, config: PartyConfig) -> None:
     """`StorageError` if the disk does not take it."""
     try:
-        partial = run / f"{PARTY_FILE}.partial"
-        partial.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-        partial.replace(run / PARTY_FILE)
+        write_whole(run / PARTY_FILE, json.dumps(asdict(config), indent=2) + "\n")
     except OSError as cause:
         raise not_written(run, cause, "Free space.") from None
 

@@ -6,13 +6,12 @@ switches what is seen.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
 from motley.errors import not_written
+from motley.files import write_whole
 from motley.report.markup import Child, Markup, tag
 from motley.report.tables import badge
 from motley.units import Source
@@ -96,17 +95,8 @@ def legend(keys: Iterable[tuple[str, str]], units: str = "") -> Markup:
 
 def write_page(target: Path, page: str) -> Path:
     """Put the page in place whole or not at all; `StorageError` if it cannot be written."""
-    temporary = ""
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.stem}-", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(page)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
+        write_whole(target, page)
     except OSError as cause:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise not_written(target, cause) from None
     return target

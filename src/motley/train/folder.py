@@ -13,7 +13,6 @@ stop                                   there while the run was asked to stop
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from motley.cluster import Cluster, parse_cluster
 from motley.data import PreparedData, Tokenizer, load_tokenizer
 from motley.data.selected import Selected
 from motley.errors import RunFolderError, not_written
+from motley.files import write_whole
 from motley.plan.plan import Plan, load_plan
 from motley.recipe import Recipe, parse_recipe
 from motley.schema import build
@@ -131,9 +131,9 @@ class RunFolder:
             ),
         }
         try:
-            _write_whole(self.tokenizer_file, data.tokenizer.to_json())
+            write_whole(self.tokenizer_file, data.tokenizer.to_json())
             for name, table in tables.items():
-                _write_whole(self.path / name, json.dumps(table, indent=2) + "\n")
+                write_whole(self.path / name, json.dumps(table, indent=2) + "\n")
         except OSError as cause:
             raise not_written(self.path, cause, NO_ROOM) from None
 
@@ -155,16 +155,6 @@ class RunFolder:
         if not isinstance(table, dict):
             raise RunFolderError(f"{self.path / name} does not hold a table.")
         return table
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """All of it or what was there before, whenever the machine stops."""
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def resume_command(path: Path) -> str:
