@@ -71,8 +71,9 @@ def _of_part(
     ladder: ComputeLadder, chosen: argparse.Namespace, size: str, corpus: str
 ) -> Iterator[Spec]:
     seeds, horizon, only = chosen.seeds, chosen.horizon_tokens, chosen.only
+    shares = chosen.share
     for spec in rung_specs(ladder, size, corpus, seeds, horizon):
-        if only is None or spec.rung in only:
+        if (only is None or spec.rung in only) and (not shares or spec.share in (1.0, *shares)):
             yield spec
     for name in only or ():
         if name.startswith("sweep:"):
@@ -162,7 +163,7 @@ def _everything(ladder: ComputeLadder, chosen: argparse.Namespace) -> list[Spec]
     places = {tuple(path.stem.split("-")[1:]) for path in RESULTS.glob("runs-*.jsonl")}
     specs: list[Spec] = []
     for corpus, size in sorted(places):
-        part = {"size": [size], "corpus": [corpus], "only": parts_of(ladder)}
+        part = {"size": [size], "corpus": [corpus], "only": parts_of(ladder), "share": None}
         specs += wanted(ladder, argparse.Namespace(**{**vars(chosen), **part}))
     return specs
 
@@ -202,6 +203,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--corpus", nargs="+", choices=CORPORA, default=list(CORPORA))
     parser.add_argument("--only", nargs="+", help="parts; see above")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--share", nargs="+", type=float, help="of the horizon, these alone")
     parser.add_argument("--horizon-tokens", type=int, help="instead of the size's own")
     parser.add_argument("--budget-minutes", type=float, help="begin no run after this time")
     parser.add_argument("--threads", type=int, default=num_threads())
