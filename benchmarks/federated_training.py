@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from motley.data import SampleSource, bits_per_byte, evaluation_samples, target_bytes
+from motley.federation.charter.terms import AggregateConfig, OuterConfig
 from motley.federation.codec import CodecConfig, build_codec
 from motley.federation.codec.payload import Payload
-from motley.federation.fragments import mix_in, partition
-from motley.federation.merge import merge
-from motley.federation.terms import AggregateConfig, OuterConfig
+from motley.federation.state.fragments import mix_in, partition
+from motley.federation.state.merge import merge
 from motley.model.config import ModelConfig
 from motley.model.transformer import Transformer, build_transformer
 from motley.optim.optimizer import build_optimizer

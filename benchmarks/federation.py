@@ -22,7 +22,7 @@ from common import origin, say
 from federation_links import mixed_efficiency, round_overhead, utilisation
 from federation_parties import apart, one_thread
 from motley.federation.simulate import simulate, simulated_text
-from motley.federation.store import open_store
+from motley.federation.storage.store import open_store
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = RESULTS / "federation.json"

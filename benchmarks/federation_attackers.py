@@ -29,11 +29,11 @@ from torch import Tensor
 
 from common import origin, say
 from federated_training import Federation, Job, Rounds, build_recipe, optimizer_of
+from motley.federation.charter.terms import DefenceConfig, OuterConfig
 from motley.federation.codec import CodecConfig
 from motley.federation.codec.payload import Payload
-from motley.federation.defences import Review, judge
-from motley.federation.gate import largest_rise, measure_rises
-from motley.federation.terms import DefenceConfig, OuterConfig
+from motley.federation.state.defences import Review, judge
+from motley.federation.state.gate import largest_rise, measure_rises
 
 RESULTS = Path(__file__).parent / "results" / "federation_attackers.json"
 NUM_PARTIES = 5

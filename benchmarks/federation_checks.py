@@ -9,8 +9,8 @@ from typing import Any
 
 from federation_parties import events_of
 from federation_scenarios import GRACE_S, ROUNDS, TERMS, Trial
-from motley.federation.store import open_store
-from motley.federation.view import View
+from motley.federation.log.view import View
+from motley.federation.storage.store import open_store
 
 
 def check(trial: Trial, statuses: dict[int, int | None]) -> dict[str, Any]:

@@ -34,9 +34,9 @@ from federation_scenarios import (
     TERMS,
     Trial,
 )
-from motley.federation.identity import new_identity
+from motley.federation.keys.identity import new_identity
 from motley.federation.simulate import found_simulated, simulated_text
-from motley.federation.store import open_store
+from motley.federation.storage.store import open_store
 
 RESULTS = Path(__file__).parent / "results" / "federation_faults.json"
 

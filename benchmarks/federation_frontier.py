@@ -35,8 +35,8 @@ from federated_training import (
     optimizer_of,
     ring_bytes,
 )
+from motley.federation.charter.terms import OuterConfig
 from motley.federation.codec import CodecConfig, build_codec
-from motley.federation.terms import OuterConfig
 
 RESULTS = Path(__file__).parent / "results" / "federation_frontier.json"
 NUM_PARTIES = 4

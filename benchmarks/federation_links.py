@@ -17,14 +17,14 @@ from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.data import PreparedData
 from motley.events import read_events
+from motley.federation.charter.terms import OuterConfig, RoundTerms, Terms
 from motley.federation.codec import CodecConfig, build_codec
-from motley.federation.identity import new_identity, save_identity
-from motley.federation.joining import WORKER, join
-from motley.federation.party_folder import PartyConfig
-from motley.federation.shaped import ShapedStore
+from motley.federation.keys.identity import new_identity, save_identity
+from motley.federation.party.joining import WORKER, join
+from motley.federation.party.party_folder import PartyConfig
 from motley.federation.simulate import found_simulated, simulated_text
-from motley.federation.store import open_store
-from motley.federation.terms import OuterConfig, RoundTerms, Terms
+from motley.federation.storage.shaped import ShapedStore
+from motley.federation.storage.store import open_store
 from motley.model.counts import model_counts
 from motley.plan.search.search import search
 from motley.recipe import Recipe, parse_recipe

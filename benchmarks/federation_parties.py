@@ -26,13 +26,13 @@ import torch
 from motley.data import PreparedData, SampleSource
 from motley.errors import MotleyError, StoreUnreachableError
 from motley.events import EventLog, read_events
-from motley.federation.correspondence import Correspondence
-from motley.federation.course import PartyCourse
-from motley.federation.identity import Identity
-from motley.federation.lone import lone_engine, lone_process
-from motley.federation.rounds import Member
-from motley.federation.store import Entry, Store, Traffic, open_store
-from motley.federation.view import find_charter
+from motley.federation.keys.identity import Identity
+from motley.federation.log.view import find_charter
+from motley.federation.party.correspondence import Correspondence
+from motley.federation.party.course import PartyCourse
+from motley.federation.party.lone import lone_engine, lone_process
+from motley.federation.party.rounds import Member
+from motley.federation.storage.store import Entry, Store, Traffic, open_store
 from motley.recipe import Recipe
 from motley.train.whole import WholeModel
 

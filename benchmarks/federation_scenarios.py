@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from federation_parties import Faults, FederationSpec, PartySpec, events_of, start_party
+from motley.federation.charter.terms import OuterConfig, RoundTerms, Terms
 from motley.federation.codec import CodecConfig
-from motley.federation.terms import OuterConfig, RoundTerms, Terms
 
 PARTIES = 4
 ROUNDS = 6

@@ -183,7 +183,7 @@ def train_two_steps(case: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from common import one_chip
-    from motley.federation.lone import lone_process
+    from motley.federation.party.lone import lone_process
     from motley.train.assemble import build_engine
 
     setting = Setting(**case["setting"])

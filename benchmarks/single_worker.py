@@ -21,7 +21,7 @@ from motley.chips.host import keep_freed_memory
 from motley.chips.runtime import TORCH_DTYPES
 from motley.cluster import parse_cluster
 from motley.data import PreparedData, SampleSource
-from motley.federation.lone import lone_process
+from motley.federation.party.lone import lone_process
 from motley.plan.search.search import search
 from motley.recipe import parse_recipe
 from motley.train.assemble import build_engine

@@ -13,7 +13,7 @@ from typing import Any
 
 from federation_cases import Party, identity
 from motley.errors import StoreUnreachableError
-from motley.federation.store import open_store
+from motley.federation.storage.store import open_store
 
 
 class Deadly:

@@ -13,14 +13,14 @@ import jobs
 from motley.data import PreparedData
 from motley.errors import CharterError, IdentityError, RecipeError
 from motley.events import EventTail
+from motley.federation.charter.terms import OuterConfig, RoundTerms, Terms
 from motley.federation.codec import CodecConfig
-from motley.federation.identity import holding, new_identity, save_identity
-from motley.federation.joining import WORKER, join
-from motley.federation.party_folder import PartyConfig
+from motley.federation.keys.identity import holding, new_identity, save_identity
+from motley.federation.log.view import View
+from motley.federation.party.joining import WORKER, join
+from motley.federation.party.party_folder import PartyConfig
 from motley.federation.simulate import found_simulated, simulate
-from motley.federation.store import memory_store, open_store
-from motley.federation.terms import OuterConfig, RoundTerms, Terms
-from motley.federation.view import View
+from motley.federation.storage.store import memory_store, open_store
 from motley.recipe import Recipe
 from motley.train.folder import RunFolder
 from motley.train.launch import Job, start

@@ -16,11 +16,11 @@ import pytest
 
 from federation_cases import TOKENIZER, base_state, identity, recipe, terms
 from motley.errors import StoreError
-from motley.federation.charter import MemberKey
+from motley.federation.charter.charter import MemberKey
 from motley.federation.founding import found
-from motley.federation.store import check_put_if_absent, open_store
+from motley.federation.log.view import View
+from motley.federation.storage.store import check_put_if_absent, open_store
 from motley.federation.verify import verify
-from motley.federation.view import View
 
 NAMES = ("a", "b", "c")
 ROUNDS = 2

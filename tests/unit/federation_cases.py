@@ -9,18 +9,18 @@ from collections.abc import Sequence
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from motley.federation.chain import SealedRound
-from motley.federation.charter import MemberKey, SharedRecipe
+from motley.federation.charter.charter import MemberKey, SharedRecipe
+from motley.federation.charter.terms import RoundTerms, Terms
 from motley.federation.codec import CodecConfig
 from motley.federation.founding import found
-from motley.federation.identity import Identity
-from motley.federation.reviewing import Candidate
-from motley.federation.rounds import Member, Published, Work
-from motley.federation.snapshots import join_state
-from motley.federation.state import GlobalState
-from motley.federation.store import Entry, Store, Traffic, memory_store
-from motley.federation.tensors import pack
-from motley.federation.terms import RoundTerms, Terms
+from motley.federation.keys.identity import Identity
+from motley.federation.log.chain import SealedRound
+from motley.federation.party.rounds import Member, Published, Work
+from motley.federation.party.snapshots import join_state
+from motley.federation.state.reviewing import Candidate
+from motley.federation.state.state import GlobalState
+from motley.federation.state.tensors import pack
+from motley.federation.storage.store import Entry, Store, Traffic, memory_store
 from motley.model.config import ModelConfig
 from motley.recipe import OptimizerConfig, ScheduleConfig
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from motley.federation.course import PartyCourse
-from motley.federation.lone import lone_engine, lone_process
+from motley.federation.party.course import PartyCourse
+from motley.federation.party.lone import lone_engine, lone_process
 from motley.recipe import parse_recipe
 from motley.train.checkpoint import CheckpointWriter
 from motley.train.course import Course

@@ -13,7 +13,9 @@ import motley.errors
 
 ROOT = Path(motley.errors.__file__).parent
 PACKAGES = sorted(
-    f"motley.{path.parent.name}" for path in ROOT.glob("*/__init__.py") if path.stat().st_size
+    f"motley.{path.parent.name}"
+    for path in ROOT.glob("*/__init__.py")
+    if "\nfrom motley" in path.read_text(encoding="utf-8")
 )
 TORCH_FREE = (
     "motley.cli.app",

@@ -14,11 +14,7 @@ from federation_cases import Clock, Party, finish_round
 from motley.cli.federating import create, remove
 from motley.data import load_tokenizer
 from motley.errors import TermsError
-from motley.federation.identity import load_identity
-from motley.federation.joining import fetch_tokenizer
-from motley.federation.rounds import Member
-from motley.federation.store import open_store
-from motley.federation.terms import (
+from motley.federation.charter.terms import (
     RoundTerms,
     Terms,
     doubts,
@@ -26,6 +22,10 @@ from motley.federation.terms import (
     review_words,
     usual_terms,
 )
+from motley.federation.keys.identity import load_identity
+from motley.federation.party.joining import fetch_tokenizer
+from motley.federation.party.rounds import Member
+from motley.federation.storage.store import open_store
 from test_cli import RECIPE
 
 TERMS = """\

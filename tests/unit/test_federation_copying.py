@@ -9,17 +9,17 @@ import pytest
 
 from federation_cases import Federation, Forwarding, Party, federation, finish_round, terms
 from motley.errors import PayloadError
-from motley.federation.bulk import blob_key
-from motley.federation.chain import SealedRound
-from motley.federation.charter import Bulk, Chunk
-from motley.federation.encrypt import OVERHEAD_BYTES
-from motley.federation.log import update_stem
-from motley.federation.messages import Update, body_of
-from motley.federation.objects import digest_of
-from motley.federation.store import Entry, Store, memory_store
-from motley.federation.tensors import unpack
+from motley.federation.charter.messages import Update, body_of
+from motley.federation.keys.encrypt import OVERHEAD_BYTES
+from motley.federation.keys.objects import digest_of
+from motley.federation.log.chain import SealedRound
+from motley.federation.log.log import update_stem
+from motley.federation.log.view import View
+from motley.federation.state.tensors import unpack
+from motley.federation.storage.bulk import blob_key
+from motley.federation.storage.reference import Bulk, Chunk
+from motley.federation.storage.store import Entry, Store, memory_store
 from motley.federation.verify import verify
-from motley.federation.view import View
 
 COPIER, VICTIM = "a", "b"
 """In this order wherever nothing else orders them."""

@@ -11,15 +11,15 @@ import torch
 
 from federation_cases import Clock, Federation, Forwarding, base_state, federation, terms
 from motley.federation.amending import amend
+from motley.federation.charter.terms import PrivacyConfig, Terms
 from motley.federation.codec import CodecConfig
-from motley.federation.correspondence import Correspondence
-from motley.federation.ledger import ledger
-from motley.federation.privacy import epsilon
-from motley.federation.rounds import Member
-from motley.federation.store import Store, memory_store
-from motley.federation.terms import PrivacyConfig, Terms
-from motley.federation.trained import Trained
-from motley.federation.view import View
+from motley.federation.log.ledger import ledger
+from motley.federation.log.view import View
+from motley.federation.party.correspondence import Correspondence
+from motley.federation.party.privacy import epsilon
+from motley.federation.party.rounds import Member
+from motley.federation.party.trained import Trained
+from motley.federation.storage.store import Store, memory_store
 
 
 def trained(round_: int, seed: int) -> Trained:

@@ -11,9 +11,9 @@ import pytest
 
 from federation_cases import Federation, Party, federation, finish_round, terms
 from motley.errors import StoreUnreachableError
-from motley.federation.store import Entry, Store, Traffic
+from motley.federation.log.view import View
+from motley.federation.storage.store import Entry, Store, Traffic
 from motley.federation.verify import verify
-from motley.federation.view import View
 
 LATEST_CALL = 32
 """A round takes a party about so many calls; how many depends on the order that keys draw."""

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from motley.federation import similarity
+from motley.federation.charter.terms import AggregateConfig, DefenceConfig
 from motley.federation.codec import CodecConfig, CodecKind, build_codec
 from motley.federation.codec.codec import Codec
 from motley.federation.codec.payload import Payload
-from motley.federation.defences import (
+from motley.federation.state import similarity
+from motley.federation.state.defences import (
     NOISE_SCORE,
     SURELY_COPIED,
     Review,
@@ -28,9 +29,8 @@ from motley.federation.defences import (
     judge,
     krum_scores,
 )
-from motley.federation.gate import largest_rise, measure_rises
-from motley.federation.similarity import agreement, cosines, sign_scores
-from motley.federation.terms import AggregateConfig, DefenceConfig
+from motley.federation.state.gate import largest_rise, measure_rises
+from motley.federation.state.similarity import agreement, cosines, sign_scores
 from motley.model.config import ModelConfig
 from motley.model.transformer import build_transformer
 from motley.optim.optimizer import build_optimizer

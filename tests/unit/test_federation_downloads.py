@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from federation_cases import Clock, Federation, federation, terms
-from motley.federation.correspondence import Correspondence
-from motley.federation.rounds import Member
-from motley.federation.state import GlobalState
-from motley.federation.trained import Trained
-from motley.federation.view import View
+from motley.federation.log.view import View
+from motley.federation.party.correspondence import Correspondence
+from motley.federation.party.rounds import Member
+from motley.federation.party.trained import Trained
+from motley.federation.state.state import GlobalState
 
 EVERY, STALENESS = 3, 1
 

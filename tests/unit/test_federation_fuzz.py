@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from federation_cases import Federation, federation, finish_round, identity, terms
-from motley.federation.log import (
+from motley.federation.keys.objects import canonical
+from motley.federation.log.log import (
     amendment_stem,
     review_stem,
     seal_stem,
@@ -16,10 +17,9 @@ from motley.federation.log import (
     snapshot_stem,
     update_stem,
 )
-from motley.federation.objects import canonical
-from motley.federation.store import Store
+from motley.federation.log.view import View
+from motley.federation.storage.store import Store
 from motley.federation.verify import verify
-from motley.federation.view import View
 
 NUM_OBJECTS = 10_000
 VICTIMS = ("a", "b", "c")

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from motley.errors import PayloadError
+from motley.federation.charter.terms import AggregateConfig, OuterConfig
 from motley.federation.codec import CodecConfig, build_codec
 from motley.federation.codec import layout as layout_module
 from motley.federation.codec.codec import Codec
 from motley.federation.codec.payload import Payload
-from motley.federation.fragments import mix_in, partition
-from motley.federation.merge import clip_factors, merge
-from motley.federation.terms import AggregateConfig, OuterConfig
+from motley.federation.state.fragments import mix_in, partition
+from motley.federation.state.merge import clip_factors, merge
 from test_federation_codec import KINDS, SHAPES, draw, values_of, whole_numbers
 
 PLAIN = AggregateConfig(clip_to_median=False)

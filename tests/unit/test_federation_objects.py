@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from federation_cases import identity
 from motley.errors import IdentityError, VoidObjectError
-from motley.federation.identity import holding, load_identity, new_identity, save_identity
-from motley.federation.objects import (
+from motley.federation.keys.identity import holding, load_identity, new_identity, save_identity
+from motley.federation.keys.objects import (
     DEEPEST,
     LARGEST_BYTES,
     LARGEST_INTEGER,
@@ -28,7 +28,7 @@ from motley.federation.objects import (
     open_signed,
     parse_canonical,
 )
-from motley.federation.tensors import pack, unpack
+from motley.federation.state.tensors import pack, unpack
 
 PARTY = identity("lab-a")
 BODY = {"kind": "update", "federation": "0" * 64, "round": 3, "loss": 2.25, "chips": {"cpu": 2}}
@@ -198,7 +198,8 @@ def test_two_processes_with_one_key_and_the_first_dies(tmp_path: Path) -> None:
     path = tmp_path / "lab-a.key"
     save_identity(new_identity("lab-a"), path)
     code = (
-        "import sys; from pathlib import Path; from motley.federation.identity import holding\n"
+        "import sys; from pathlib import Path\n"
+        "from motley.federation.keys.identity import holding\n"
         "with holding(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()\n"
     )
     other = subprocess.Popen(

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motley.federation.charter import Bulk, Chunk
-from motley.federation.messages import Update
-from motley.federation.pace import WIDEST, Progress, local_steps, num_rounds, steps_between
-from motley.federation.terms import RoundTerms
-from motley.federation.trained import News
+from motley.federation.charter.messages import Update
+from motley.federation.charter.terms import RoundTerms
+from motley.federation.party.pace import WIDEST, Progress, local_steps, num_rounds, steps_between
+from motley.federation.party.trained import News
+from motley.federation.storage.reference import Bulk, Chunk
 from motley.recipe import ScheduleConfig
 
 TERMS = RoundTerms(local_steps=40, fragments=2)

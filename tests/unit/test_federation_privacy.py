@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motley.federation.privacy import LARGE_EPSILON, budget, epsilon, privatize
-from motley.federation.terms import PrivacyConfig, Terms
+from motley.federation.charter.terms import PrivacyConfig, Terms
+from motley.federation.party.privacy import LARGE_EPSILON, budget, epsilon, privatize
 from motley.recipe import ScheduleConfig
 from test_federation_codec import SHAPES, draw
 

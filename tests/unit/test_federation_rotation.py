@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 
 from federation_cases import Federation, Party, federation, identity, terms
 from motley.errors import IdentityError, PayloadError, VoidObjectError
-from motley.federation.agreement import Sender, _to_x25519
 from motley.federation.amending import amend
-from motley.federation.bulk import read_bulk, write_bulk
-from motley.federation.charter import Charter
-from motley.federation.encrypt import GroupCipher, new_group_key, update_cipher
-from motley.federation.handout import Handout, check_of, hand_out
-from motley.federation.identity import Identity, new_identity
-from motley.federation.keyring import Keyring
-from motley.federation.log import amendment_stem
-from motley.federation.messages import Amendment, Snapshot, body_of
-from motley.federation.snapshots import announce_snapshot, join_state
+from motley.federation.charter.charter import Charter
+from motley.federation.charter.messages import Amendment, Snapshot, body_of
+from motley.federation.keys.agreement import Sender, _to_x25519
+from motley.federation.keys.encrypt import GroupCipher, new_group_key, update_cipher
+from motley.federation.keys.handout import Handout, check_of, hand_out
+from motley.federation.keys.identity import Identity, new_identity
+from motley.federation.log.keyring import Keyring
+from motley.federation.log.log import amendment_stem
+from motley.federation.log.view import View
+from motley.federation.party.snapshots import announce_snapshot, join_state
+from motley.federation.storage.bulk import read_bulk, write_bulk
 from motley.federation.verify import verify
-from motley.federation.view import View
 
 
 def view_of(made: Federation) -> View:

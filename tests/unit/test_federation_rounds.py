@@ -27,19 +27,19 @@ from motley.errors import (
     VoidObjectError,
 )
 from motley.federation.amending import amend
-from motley.federation.bulk import write_bulk
-from motley.federation.chain import SealedRound, compose
-from motley.federation.ledger import ledger, to_csv
-from motley.federation.log import review_stem, seal_stem
-from motley.federation.membership import Membership
-from motley.federation.messages import Review, Vote, body_of
-from motley.federation.objects import digest_of
-from motley.federation.reviewing import composed
-from motley.federation.snapshots import announce_snapshot, join_state, wants_snapshot
-from motley.federation.store import Entry
-from motley.federation.tensors import pack
+from motley.federation.charter.membership import Membership
+from motley.federation.charter.messages import Review, Vote, body_of
+from motley.federation.keys.objects import digest_of
+from motley.federation.log.chain import SealedRound, compose
+from motley.federation.log.ledger import ledger, to_csv
+from motley.federation.log.log import review_stem, seal_stem
+from motley.federation.log.view import View
+from motley.federation.party.snapshots import announce_snapshot, join_state, wants_snapshot
+from motley.federation.state.reviewing import composed
+from motley.federation.state.tensors import pack
+from motley.federation.storage.bulk import write_bulk
+from motley.federation.storage.store import Entry
 from motley.federation.verify import verify
-from motley.federation.view import View
 
 
 def store_state(party: Party) -> None:

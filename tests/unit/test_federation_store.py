@@ -23,10 +23,10 @@ from motley.errors import (
     StoreUnreachableError,
     VoidObjectError,
 )
-from motley.federation.bulk import CHUNK_BYTES, blob_key, read_bulk, write_bulk
-from motley.federation.encrypt import OVERHEAD_BYTES, GroupCipher
-from motley.federation.shaped import ShapedStore
-from motley.federation.store import (
+from motley.federation.keys.encrypt import OVERHEAD_BYTES, GroupCipher
+from motley.federation.storage.bulk import CHUNK_BYTES, blob_key, read_bulk, write_bulk
+from motley.federation.storage.shaped import ShapedStore
+from motley.federation.storage.store import (
     Entry,
     ObjectStore,
     Store,

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from motley.errors import StoreError, StoreUnreachableError
-from motley.federation.store import ATTEMPTS, ObjectStore, open_store
+from motley.federation.storage.store import ATTEMPTS, ObjectStore, open_store
 
 KEYS = ("seals/00000403.0.json", "blobs/4f/4f1403aa404501.0", "rounds/00000501/updates/a.0.json")
 """In which there are digits that a server could answer with."""

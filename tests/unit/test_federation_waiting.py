@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-import motley.federation.correspondence as correspondence_module
+import motley.federation.party.correspondence as correspondence_module
 from federation_cases import Federation, base_state, federation, terms
-from motley.federation.charter import read_charter
-from motley.federation.correspondence import Correspondence
-from motley.federation.course import PartyCourse
-from motley.federation.log import CHARTER
-from motley.federation.rounds import Member
+from motley.federation.charter.charter import read_charter
+from motley.federation.log.log import CHARTER
+from motley.federation.party.correspondence import Correspondence
+from motley.federation.party.course import PartyCourse
+from motley.federation.party.rounds import Member
 from motley.train.engine import StepResult
 
 PLAIN = {"delay_steps": 0, "local_steps": 1}

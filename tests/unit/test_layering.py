@@ -9,11 +9,15 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import motley.errors
 
 ROOT = Path(motley.errors.__file__).parent
 
-LEVELS = (
+Levels = tuple[tuple[str, ...], ...]
+
+LEVELS: Levels = (
     ("errors", "units", "files"),
     ("schema", "events"),
     ("kernels",),
@@ -28,12 +32,29 @@ LEVELS = (
 )
 """The parts of the package, from the bottom up; parts of one level know nothing of each other."""
 
-LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+FEDERATION: Levels = (
+    ("keys", "codec"),
+    ("storage",),
+    ("charter",),
+    ("log",),
+    ("state",),
+    ("party",),
+    ("founding", "amending", "verify"),
+    ("simulate",),
+)
+"""The parts of `motley.federation`, from the bottom up."""
+
+ORDERS = {"motley": LEVELS, "motley.federation": FEDERATION}
+"""Packages whose parts have an order."""
 
 
-def part_of(module: str) -> str:
-    """ "motley.plan.search.search" -> "plan"; the package itself is ""."""
-    return module.partition(".")[2].partition(".")[0]
+def level_of(levels: Levels) -> dict[str, int]:
+    return {part: level for level, parts in enumerate(levels) for part in parts}
+
+
+def part_of(module: str, package: str) -> str:
+    """ "motley.plan.search.search" in "motley" -> "plan"; the package itself is ""."""
+    return module.removeprefix(package).removeprefix(".").partition(".")[0]
 
 
 def imports_in(source: str, package: str) -> Iterator[tuple[int, str]]:
@@ -52,17 +73,17 @@ def imports_in(source: str, package: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, base
 
 
-def violations(source: str, module: str, name: str) -> list[str]:
-    """The imports of one module that its level forbids, as "file:line: reason"."""
-    own, package = part_of(module), module.rpartition(".")[0]
+def violations(source: str, module: str, name: str, package: str = "motley") -> list[str]:
+    """The imports of one module that its level in `package` forbids, as "file:line: reason"."""
+    own, levels = part_of(module, package), level_of(ORDERS[package])
     found = []
-    for line, imported in imports_in(source, package):
-        other = part_of(imported)
-        if not imported.startswith("motley.") or other == own:
+    for line, imported in imports_in(source, module.rpartition(".")[0]):
+        other = part_of(imported, package)
+        if not imported.startswith(f"{package}.") or other == own:
             continue
-        if other not in LEVEL_OF:
+        if other not in levels:
             found.append(f"{name}:{line}: '{imported}' is in no level of the table")
-        elif LEVEL_OF[other] >= LEVEL_OF[own]:
+        elif levels[other] >= levels[own]:
             found.append(f"{name}:{line}: {own} must not import {imported}")
     return found
 
@@ -72,25 +93,35 @@ def module_name(path: Path) -> str:
     return ".".join(parts)
 
 
-def test_imports_point_one_way() -> None:
+def folder_of(package: str) -> Path:
+    return ROOT.joinpath(*package.split(".")[1:])
+
+
+@pytest.mark.parametrize("package", ORDERS)
+def test_imports_point_one_way(package: str) -> None:
+    folder = folder_of(package)
     found = [
         violation
-        for path in sorted(ROOT.rglob("*.py"))
-        if path != ROOT / "__init__.py"
+        for path in sorted(folder.rglob("*.py"))
+        if path != folder / "__init__.py"
         for violation in violations(
-            path.read_text(encoding="utf-8"), module_name(path), str(path.relative_to(ROOT))
+            path.read_text(encoding="utf-8"),
+            module_name(path),
+            str(path.relative_to(ROOT)),
+            package,
         )
     ]
     assert not found, "\n".join(["imports against the order of parts:", *found])
 
 
-def test_every_part_has_a_level_and_every_level_exists() -> None:
+@pytest.mark.parametrize("package", ORDERS)
+def test_every_part_has_a_level_and_every_level_exists(package: str) -> None:
     there = {
         path.stem
-        for path in ROOT.iterdir()
+        for path in folder_of(package).iterdir()
         if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py")))
     }
-    assert there - {"__init__"} == set(LEVEL_OF)
+    assert there - {"__init__"} == set(level_of(ORDERS[package]))
 
 
 def test_the_walk_finds_what_is_forbidden() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from motley.errors import RecipeError, TermsError
-from motley.federation.charter import shared_recipe
+from motley.federation.charter.charter import shared_recipe
 from motley.recipe import parse_recipe
 
 SMALL: dict[str, Any] = {"layers": 2, "width": 64, "heads": 4, "context": 64, "vocab_size": 300}

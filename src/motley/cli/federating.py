@@ -11,17 +11,17 @@ from motley.errors import (
     TermsError,
 )
 from motley.federation.amending import Action, amend
-from motley.federation.charter import (
+from motley.federation.charter.charter import (
     FINGERPRINT_DIGITS,
     MemberKey,
     check_shareable,
     shared_recipe,
 )
-from motley.federation.identity import Identity, load_identity, new_identity, save_identity
-from motley.federation.messages import Amendment
-from motley.federation.store import open_store
-from motley.federation.terms import Terms, doubts, load_terms, review_words, usual_terms
-from motley.federation.view import View
+from motley.federation.charter.messages import Amendment
+from motley.federation.charter.terms import Terms, doubts, load_terms, review_words, usual_terms
+from motley.federation.keys.identity import Identity, load_identity, new_identity, save_identity
+from motley.federation.log.view import View
+from motley.federation.storage.store import open_store
 
 
 def keygen(name: str, out: Path, *, as_json: bool) -> None:
@@ -45,8 +45,8 @@ def create(
     as_json: bool,
 ) -> None:
     from motley.federation.founding import found, initial_parameters, require_usable
-    from motley.federation.privacy import budget
-    from motley.federation.state import GlobalState
+    from motley.federation.party.privacy import budget
+    from motley.federation.state.state import GlobalState
     from motley.recipe import load_recipe
     from motley.train.prepare import prepare_data
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from motley.cli.output import print_json, require_writable, say, write_text
 from motley.errors import InputError, VerificationError
-from motley.federation.charter import FINGERPRINT_DIGITS
-from motley.federation.identity import load_identity
-from motley.federation.ledger import STATED, LedgerLine, ledger, to_csv
-from motley.federation.messages import Amendment, read_body
-from motley.federation.store import open_store
-from motley.federation.terms import Terms
-from motley.federation.view import View
+from motley.federation.charter.charter import FINGERPRINT_DIGITS
+from motley.federation.charter.messages import Amendment, read_body
+from motley.federation.charter.terms import Terms
+from motley.federation.keys.identity import load_identity
+from motley.federation.log.ledger import STATED, LedgerLine, ledger, to_csv
+from motley.federation.log.view import View
+from motley.federation.storage.store import open_store
 from motley.units import percent, si, size
 
 

@@ -21,9 +21,9 @@ def run(
     as_json: bool,
 ) -> None:
     """Joins, or goes on after a stop with the same folder; trains until the federation is done."""
-    from motley.federation.identity import load_identity
-    from motley.federation.joining import WORKER, join
-    from motley.federation.party_folder import PartyConfig
+    from motley.federation.keys.identity import load_identity
+    from motley.federation.party.joining import WORKER, join
+    from motley.federation.party.party_folder import PartyConfig
     from motley.train.launch import start
 
     recipe = load_recipe(recipe_file)

@@ -11,7 +11,7 @@ from motley.cli.output import print_json, say
 def run(parties: int, rounds: int, local_steps: int, store: str | None, *, as_json: bool) -> None:
     """Runs the rounds and says what they took; the log stays if a store is named."""
     from motley.federation.simulate import simulate
-    from motley.federation.store import open_store
+    from motley.federation.storage.store import open_store
 
     if store is not None:
         result = simulate(open_store(store, create=True), parties, rounds, local_steps, say)

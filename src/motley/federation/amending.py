@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Literal
 
 from motley.errors import IdentityError, VoidObjectError
-from motley.federation.encrypt import new_group_key
-from motley.federation.handout import Handout, hand_out
-from motley.federation.identity import Identity
-from motley.federation.keyring import Keyring
-from motley.federation.log import amendment_stem
-from motley.federation.membership import Membership
-from motley.federation.messages import Amendment, body_of
-from motley.federation.view import View
+from motley.federation.charter.membership import Membership
+from motley.federation.charter.messages import Amendment, body_of
+from motley.federation.keys.encrypt import new_group_key
+from motley.federation.keys.handout import Handout, hand_out
+from motley.federation.keys.identity import Identity
+from motley.federation.log.keyring import Keyring
+from motley.federation.log.log import amendment_stem
+from motley.federation.log.view import View
 
 Action = Literal["admit", "remove", "readmit", "rotate"]
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from motley.errors import CharterError, StoreError
-from motley.federation.bulk import write_bulk
-from motley.federation.charter import (
+from motley.federation.charter.charter import (
     Charter,
     MemberKey,
     NamedBulk,
@@ -20,13 +19,14 @@ from motley.federation.charter import (
     read_charter,
     sign_charter,
 )
-from motley.federation.encrypt import GroupCipher, new_group_key
-from motley.federation.handout import CHARTER_PLACE, hand_out
-from motley.federation.identity import Identity
-from motley.federation.log import CHARTER
-from motley.federation.objects import LARGEST_BYTES
-from motley.federation.state import GlobalState
-from motley.federation.store import Store, check_put_if_absent
+from motley.federation.keys.encrypt import GroupCipher, new_group_key
+from motley.federation.keys.handout import CHARTER_PLACE, hand_out
+from motley.federation.keys.identity import Identity
+from motley.federation.keys.objects import LARGEST_BYTES
+from motley.federation.log.log import CHARTER
+from motley.federation.state.state import GlobalState
+from motley.federation.storage.bulk import write_bulk
+from motley.federation.storage.store import Store, check_put_if_absent
 from motley.model.config import ModelConfig
 from motley.model.init import initial_value
 from motley.model.layers import build_layer, parameter_name

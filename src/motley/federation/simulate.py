@@ -20,18 +20,18 @@ from typing import Any
 from torch import Tensor
 
 from motley.data import PreparedData, SampleSource
-from motley.federation.charter import MemberKey, SharedRecipe
+from motley.federation.charter.charter import MemberKey, SharedRecipe
+from motley.federation.charter.terms import OuterConfig, RoundTerms, Terms
 from motley.federation.codec import CodecConfig
-from motley.federation.correspondence import Correspondence
 from motley.federation.founding import found
-from motley.federation.identity import Identity, new_identity
-from motley.federation.lone import lone_engine, lone_process, optimizer_state
-from motley.federation.pace import steps_between
-from motley.federation.rounds import Member
-from motley.federation.state import GlobalState
-from motley.federation.store import Store
-from motley.federation.terms import OuterConfig, RoundTerms, Terms
-from motley.federation.trained import Trained
+from motley.federation.keys.identity import Identity, new_identity
+from motley.federation.party.correspondence import Correspondence
+from motley.federation.party.lone import lone_engine, lone_process, optimizer_state
+from motley.federation.party.pace import steps_between
+from motley.federation.party.rounds import Member
+from motley.federation.party.trained import Trained
+from motley.federation.state.state import GlobalState
+from motley.federation.storage.store import Store
 from motley.model.transformer import build_transformer
 from motley.optim.schedule import learning_rate
 from motley.recipe import Recipe, parse_recipe

@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from motley.errors import PayloadError, VerificationError
-from motley.federation.bulk import read_bulk
-from motley.federation.chain import SealedRound
-from motley.federation.comparing import Comparisons, Place
-from motley.federation.identity import Identity
-from motley.federation.keyring import Keyring
-from motley.federation.ledger import ledger, rounds_of_csv, to_csv
-from motley.federation.log import Refusal
-from motley.federation.messages import Update
-from motley.federation.objects import canonical, digest_of
-from motley.federation.reviewing import Candidate
-from motley.federation.snapshots import load_base
-from motley.federation.state import GlobalState
-from motley.federation.tensors import unpack
-from motley.federation.view import View
+from motley.federation.charter.messages import Update
+from motley.federation.keys.identity import Identity
+from motley.federation.keys.objects import canonical, digest_of
+from motley.federation.log.chain import SealedRound
+from motley.federation.log.keyring import Keyring
+from motley.federation.log.ledger import ledger, rounds_of_csv, to_csv
+from motley.federation.log.log import Refusal
+from motley.federation.log.view import View
+from motley.federation.party.snapshots import load_base
+from motley.federation.state.comparing import Comparisons, Place
+from motley.federation.state.reviewing import Candidate
+from motley.federation.state.state import GlobalState
+from motley.federation.state.tensors import unpack
+from motley.federation.storage.bulk import read_bulk
 
 REPEATABLE = frozenset(
     {"damaged", "malformed", "nonfinite", "oversized", "wrong_base", "wrong_epoch"}

@@ -1,0 +1,1 @@
+"""Who a party is, what it signs, and what only its readers can open."""

@@ -1,0 +1,1 @@
+"""What all parties compute alike: updates judged, merged, and the shared parameters."""

@@ -1,0 +1,1 @@
+"""The object store that all parties reach, and bulk bytes in it."""
