@@ -32,6 +32,7 @@ PRIORS: dict[str, tuple[float, float, float]] = {
     "flash_share": (0.9, 0.5, 1.2),
     "fp8_share": (0.8, 0.5, 1.0),
     "fp8_row_share": (0.45, 0.3, 0.8),
+    "fp8_fused_share": (0.9, 0.8, 1.0),
     "memory_share": (0.75, 0.5, 0.95),
     "kernel_s": (3e-6, 1e-6, 8e-6),
     "launch_s": (8e-6, 4e-6, 2e-5),

@@ -27,10 +27,11 @@ from motley.model.named import model_named
 from motley.plan.layout import Layout
 from motley.plan.memory.peak import StageMemory
 from motley.plan.memory.stage import stage_memory
-from motley.plan.published.case import Case, case_of
+from motley.plan.published.case import Case
 from motley.plan.published.memory import case_fits, case_memory
 from motley.plan.published.model import Incomplete
 from motley.plan.published.rows import PublishedRow, read_table
+from motley.plan.published.settle import case_of
 from motley.plan.stack import NANOGPT, TORCHTITAN
 from motley.units import size
 from planner_table import repository_of
@@ -141,7 +142,7 @@ def miss(row: PublishedRow, case: Case, memory: tuple[StageMemory, ...]) -> Iter
     if _OUT_OF_MEMORY.search(row.notes):
         if fits:
             yield f"{place} ran out of memory and is called fitting with {need}"
-    elif not fits and not _FAILED.search(row.notes):
+    elif fits is False and not _FAILED.search(row.notes):
         yield f"{place} ran and is called impossible with {need}"
 
 

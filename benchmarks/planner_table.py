@@ -16,10 +16,10 @@ from pathlib import Path
 
 from motley.chips.constants import CONSTANTS, Constants
 from motley.errors import MotleyError
-from motley.plan.published.case import case_of
 from motley.plan.published.model import Incomplete
 from motley.plan.published.predict import predict
 from motley.plan.published.rows import PublishedRow, PublishedTable, read_table
+from motley.plan.published.settle import case_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import motley.chips
 from motley.chips.catalog import LABELS, CatalogChip, catalog, look_up
 from motley.errors import UnknownChipError
 
-NUM_ROWS = 92
+NUM_ROWS = 133
 
 
 def test_every_row_is_read() -> None:

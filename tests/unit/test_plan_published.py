@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from motley.errors import InputError, UnknownChipError
-from motley.plan.published.case import case_of
 from motley.plan.published.chips import named_chips
 from motley.plan.published.model import Incomplete
 from motley.plan.published.network import GIGABIT, network_of
 from motley.plan.published.predict import predict
 from motley.plan.published.rows import COLUMNS, PublishedRow, parse_table, read_table
+from motley.plan.published.settle import case_of
 from motley.plan.published.split import stage_bounds
 from motley.plan.published.table import predict_rows, predict_table, summary
 

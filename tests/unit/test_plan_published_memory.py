@@ -6,9 +6,10 @@ import dataclasses
 
 import pytest
 
-from motley.plan.published.case import Case, case_of
+from motley.plan.published.case import Case
 from motley.plan.published.memory import case_fits, case_memory
 from motley.plan.published.rows import PublishedRow
+from motley.plan.published.settle import case_of
 
 BLOOM = PublishedRow(
     line=2,

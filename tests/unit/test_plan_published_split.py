@@ -10,9 +10,10 @@ from motley.chips.chip import Chip, Link
 from motley.cluster import Cluster
 from motley.plan.layout import Layout
 from motley.plan.plan import Plan, Replica, Stage
-from motley.plan.published.case import Case, case_of
+from motley.plan.published.case import Case
 from motley.plan.published.predict import predict
 from motley.plan.published.rows import PublishedRow
+from motley.plan.published.settle import case_of
 from motley.plan.published.split import split_of_case, stage_bounds
 from motley.plan.simulate import simulate
 from motley.plan.stack import MEGATRON, MOTLEY, Stack

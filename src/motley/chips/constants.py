@@ -22,6 +22,7 @@ class Constants:
     flash_share: float
     fp8_share: float
     fp8_row_share: float
+    fp8_fused_share: float
     memory_share: float
     kernel_s: float
     launch_s: float

@@ -16,11 +16,14 @@ from motley.plan.memory.footprint import (
     DEEPSPEED_2021_FOOTPRINT,
     DEEPSPEED_BF16_FOOTPRINT,
     DEEPSPEED_FOOTPRINT,
+    LLM_C_FOOTPRINT,
     LLM_FOUNDRY_FOOTPRINT,
+    MAXTEXT_FOOTPRINT,
     MEGATRON_2021_FOOTPRINT,
     MEGATRON_FOOTPRINT,
     MOTLEY_FOOTPRINT,
     NANOGPT_FOOTPRINT,
+    PYTORCH_FOOTPRINT,
     TORCHTITAN_FOOTPRINT,
     Footprint,
 )
@@ -38,8 +41,9 @@ class Stack:
     """Whether scores are kept in memory ("unfused") or never leave the chip (arXiv 2205.14135)."""
     flash_generation: Literal[1, 2, 3] = 2
     """Of the flash attention kernel (arXiv 2205.14135, 2307.08691, 2407.08608)."""
-    fp8_rows: bool = False
-    """Products in fp8 scale every row by itself, not the whole matrix."""
+    fp8_scaling: Literal["tensor", "row", "fused"] = "tensor"
+    """Of products in fp8: one scale for each matrix, one for each row, or one for each matrix that
+    the kernel before has found and applied (Transformer Engine)."""
     fused: bool = False
     """Pointwise operations of one place run as one kernel, compiled or written by hand."""
     fused_loss: bool = False
@@ -62,6 +66,9 @@ class Stack:
     beside them; motley's between unlike chips run on the host."""
     overlap_tensor: bool = False
     """Messages of tensor parallelism travel while matmuls compute (asynchronous TP)."""
+    ring_exchange: bool = False
+    """They go round in as many pieces as chips share a layer, all but the first under the products
+    (Transformer Engine's user buffers)."""
     blocking_sends: bool = False
     """A message between stages holds up the chip that sends it until it has arrived."""
     tied_in_pairs: bool = False
@@ -82,6 +89,8 @@ class Stack:
     optimizer_bytes: int = 30
     """Memory traffic of the optimizer per parameter and step. AdamW with fp32 state reads gradient,
     master and two moments (16), writes master and moments (12) and the 2-byte copy (2)."""
+    always_shards: bool = False
+    """Replicas share out the optimizer's state whatever the settings say."""
     footprint: Footprint = MOTLEY_FOOTPRINT
     """What it keeps in memory."""
     constants: Constants = field(default=CONSTANTS, compare=False)
@@ -121,10 +130,11 @@ MEGATRON_DEEPSPEED_BF16 = replace(
     MEGATRON_DEEPSPEED,
     name="megatron-deepspeed-bf16",
     gradient_bytes=4,
+    always_shards=True,
     footprint=DEEPSPEED_BF16_FOOTPRINT,
 )
 """The same with DeepSpeed's bf16 optimizer (BLOOM, from the end of February 2022 on): fp32
-gradients beside the 16-bit ones."""
+gradients beside the 16-bit ones; it shares out its state even as "ZeRO 0"."""
 
 MEGATRON_DEEPSPEED_2020 = replace(
     MEGATRON_DEEPSPEED,
@@ -137,6 +147,7 @@ MEGATRON_DEEPSPEED_2020 = replace(
 
 MEGATRON = Stack(
     name="megatron",
+    fp8_scaling="fused",
     sequence_parallel=True,
     fused=True,
     exchange_slows=True,
@@ -147,6 +158,19 @@ MEGATRON = Stack(
 )
 """Megatron-Core with flash attention, fused kernels, sequence parallelism and buckets of 40 million
 gradients."""
+
+NEMO = replace(
+    MEGATRON,
+    name="nemo",
+    flash_generation=3,
+    ring_exchange=True,
+    blocking_sends=False,
+    gradient_bytes=2,
+    exchange_bytes=2,
+)
+"""NVIDIA NeMo of 2024 and later on Megatron-Core and Transformer Engine: cuDNN's attention, 16-bit
+gradients, messages of tensor parallelism and between stages under the products (its performance
+guide)."""
 
 DEEPSPEED = Stack(
     name="deepspeed",
@@ -162,6 +186,7 @@ DEEPSPEED = Stack(
 
 LLM_FOUNDRY = Stack(
     name="llm-foundry",
+    fp8_scaling="fused",
     flash_generation=1,
     exchange_slows=True,
     blocking_sends=True,
@@ -190,6 +215,12 @@ TORCHTITAN = Stack(
 TORCHTITAN_EAGER = replace(TORCHTITAN, name="torchtitan-eager", fused=False, fused_loss=False)
 """The same without torch.compile."""
 
+MAXTEXT = replace(
+    TORCHTITAN_EAGER, name="maxtext", selective="attention", footprint=MAXTEXT_FOOTPRINT
+)
+"""JAX on TPUs and GPUs (MaxText, Pax, Levanter). XLA compiles the whole step, and its policies of
+what to keep repeat pointwise work, so that it passes over memory about as often as eager code."""
+
 NANOGPT = Stack(
     name="nanogpt",
     exchange_slows=True,
@@ -203,8 +234,19 @@ NANOGPT = Stack(
 )
 """nanoGPT and its kind: torch.compile, DDP."""
 
-PYTORCH = replace(NANOGPT, name="pytorch", fused=False, fused_loss=False)
+PYTORCH = replace(
+    NANOGPT, name="pytorch", fused=False, fused_loss=False, footprint=PYTORCH_FOOTPRINT
+)
 """A loop of plain PyTorch: eager layers under autocast, DDP."""
+
+LLM_C = replace(
+    NANOGPT,
+    name="llm.c",
+    gradient_bytes=2,
+    exchange_bytes=2,
+    footprint=LLM_C_FOOTPRINT,
+)
+"""llm.c and its kind: kernels by hand for GPT-2, cuDNN's attention, 16-bit gradients."""
 
 SAILOR = replace(
     MEGATRON_2021,
@@ -219,8 +261,8 @@ STACKS: dict[str, Stack] = {
     stack.name: stack
     for stack in (
         MOTLEY, MEGATRON_2021, MEGATRON_DEEPSPEED, MEGATRON_DEEPSPEED_2020,
-        MEGATRON_DEEPSPEED_BF16, MEGATRON, DEEPSPEED, LLM_FOUNDRY, TORCHTITAN, TORCHTITAN_EAGER,
-        NANOGPT, PYTORCH, SAILOR,
+        MEGATRON_DEEPSPEED_BF16, MEGATRON, NEMO, DEEPSPEED, LLM_FOUNDRY, TORCHTITAN,
+        TORCHTITAN_EAGER, MAXTEXT, NANOGPT, PYTORCH, LLM_C, SAILOR,
     )
 }  # fmt: skip
 """By name."""

@@ -135,8 +135,21 @@ TORCHTITAN_FOOTPRINT = Footprint(
 """torchtitan: FSDP2, eager cross entropy in fp32; PyTorch's loss over a split vocabulary holds four
 tensors at once."""
 
-NANOGPT_FOOTPRINT = Footprint(gradients_stay=False, wide_stream=True, freed_logit_bytes=2.0)
+PYTORCH_FOOTPRINT = Footprint(gradients_stay=False, wide_stream=True, freed_logit_bytes=2.0)
 """A plain loop with autocast over fp32 parameters."""
+
+NANOGPT_FOOTPRINT = replace(
+    PYTORCH_FOOTPRINT, logit_bytes=4.0, split_logit_bytes=4.0, freed_logit_bytes=0.0
+)
+"""The same under torch.compile, whose loss keeps the 16-bit logits and makes their gradient."""
+
+MAXTEXT_FOOTPRINT = Footprint(
+    logit_bytes=4.0, split_logit_bytes=4.0, repeats_gate=True, gradients_stay=False
+)
+"""XLA plans all memory before it runs: 16-bit logits and their gradient."""
+
+LLM_C_FOOTPRINT = Footprint(logit_bytes=2.0, split_logit_bytes=2.0)
+"""llm.c: the classifier turns 16-bit logits into their gradient in place."""
 
 
 def communicator_bytes(num_groups: int, link_bytes_per_s: float) -> float:

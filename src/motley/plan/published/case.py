@@ -7,19 +7,29 @@ fills is listed in `Case.assumed`, and a row of which too little is known is ski
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from motley.chips.chip import Chip, Link
 from motley.chips.constants import Constants
 from motley.model.config import ModelConfig
-from motley.plan.layout import Layout, Sharding
+from motley.plan.layout import Layout, Recompute, Sharding
 from motley.plan.published.chips import NamedChip, named_chips
 from motley.plan.published.hardware import hardware_of
 from motley.plan.published.model import Incomplete, config_of, named_shape
 from motley.plan.published.rows import PublishedRow
 from motley.plan.published.stack import stack_of
-from motley.plan.published.words import noted, partition_of, recompute_of, sharding_of
+from motley.plan.published.words import (
+    counts_dies,
+    degree_noted,
+    noted,
+    offloads,
+    partition_of,
+    recompute_of,
+    sharding_of,
+)
+from motley.plan.space import splits_experts
 from motley.plan.stack import Stack
 from motley.recipe import BatchConfig
 
@@ -63,20 +73,26 @@ class Case:
     tokens_per_step: float
     stack: Stack
     assumed: tuple[str, ...]
+    offloads: bool = False
+    """Something of it is kept in the memory of the host, which no one can say how much of."""
+    memory_recompute: Recompute | None = None
+    """What is recomputed as far as memory goes, where a row does not say it; the layout has what
+    takes time."""
 
 
-def case_of(
+def written_case(
     row: PublishedRow,
     table: Sequence[PublishedRow] = (),
     constants: Constants | None = None,
     *,
     known_framework: bool = True,
 ) -> Case:
-    """The case of one row; `Incomplete` or `UnknownChipError` says why there is none.
+    """The case of one row, with nothing saved where it does not say so (`settle.case_of` goes on
+    from here); `Incomplete` or `UnknownChipError` says why there is none.
 
     Unless `known_framework`, it is predicted as if nobody had ever seen the row's framework.
     """
-    named = named_chips(row.chip)
+    named = named_chips(f"{row.chip} (GCD)" if counts_dies(row.notes) else row.chip)
     stack, assumed = stack_of(row, known=known_framework)
     if constants is not None:
         stack = replace(stack, constants=constants)
@@ -86,10 +102,10 @@ def case_of(
     length = row.seq_len or _sequence(row, assumed)
     config, more = config_of(row, length, table)
     assumed += more
-    context = noted(row.notes, r"\bcp=(\d+)") or 1
+    context = degree_noted(row.notes, "cp", "context parallel") or 1
     tensor, stages, data = _degrees(row, num_chips, context, assumed)
-    sharding, inside = _sharing(row, tensor, stages, data, hardware.per_node, assumed)
-    virtual = 2 if stages > 1 and "interleaved" in row.notes.lower() else 1
+    sharding, inside = _sharing(row, stack, (tensor, stages, data), hardware.per_node, assumed)
+    virtual = _virtual(row, stages, config.layers)
     batch, micro_batch = _batches(row, data, stages, virtual, assumed)
     _require_batch(length, batch)
     per_replica = -(-batch // data)
@@ -101,7 +117,9 @@ def case_of(
         per_node=hardware.per_node,
         local=hardware.local,
         network=hardware.network,
-        layout=Layout(tensor, inside, 1, sharding, recompute_of(row)),
+        layout=Layout(
+            tensor, inside, _experts(row, config, tensor * inside), sharding, recompute_of(row)
+        ),
         num_stages=stages,
         num_replicas=data // inside,
         context=context,
@@ -112,7 +130,22 @@ def case_of(
         tokens_per_step=float(batch * length),
         stack=stack,
         assumed=tuple(assumed),
+        offloads=offloads(row),
     )
+
+
+def _virtual(row: PublishedRow, stages: int, blocks: int) -> int:
+    """Stages of each group in an interleaved schedule, as many as there are blocks for."""
+    said = degree_noted(row.notes, "vp", "vpp", "virtual pipeline")
+    wanted = said or (2 if "interleaved" in row.notes.lower() else 1)
+    return max(1, min(wanted, blocks // stages)) if stages > 1 else 1
+
+
+def _experts(row: PublishedRow, config: ModelConfig, num_chips: int) -> int:
+    """Chips of a group over which a row spreads the experts."""
+    said = degree_noted(row.notes, "ep", "expert parallel") or 1
+    degree = math.gcd(said, num_chips)
+    return degree if config.mixture and splits_experts(config, degree) else 1
 
 
 def _require_batch(length: int, batch: int) -> None:
@@ -133,15 +166,23 @@ def _num_chips(row: PublishedRow, named: Sequence[NamedChip]) -> int:
 
 
 def _sharing(
-    row: PublishedRow, tensor: int, stages: int, data: int, per_node: int, assumed: list[str]
+    row: PublishedRow,
+    stack: Stack,
+    degrees: tuple[int, int, int],
+    per_node: int,
+    assumed: list[str],
 ) -> tuple[Sharding, int]:
     """What the data-parallel members share out, and among how many of them."""
+    tensor, stages, data = degrees
     sharding = sharding_of(row.zero_or_fsdp)
+    if sharding == "none" and stack.always_shards:
+        sharding = "optimizer"
     if sharding == "full" and stages > 1:
         sharding = "optimizer"
         assumed.append("in a pipeline parameters stay gathered for the whole step")
     if "hsdp" in row.zero_or_fsdp.lower():
-        inside = max(1, min(data, per_node // tensor))
+        said = degree_noted(row.notes, "fsdp") or per_node // tensor
+        inside = max(1, math.gcd(data, said))
         assumed.append(f"hybrid sharding: {inside} chips share, {data // inside} groups copy")
         return sharding, inside
     return sharding, 1 if sharding == "none" else data

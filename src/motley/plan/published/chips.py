@@ -24,6 +24,10 @@ _ALIASES = {"mi250": "mi250x", "ascend-910b": "ascend-910b3", "tpu-v6": "tpu-v6e
 """Kinds that the catalog lists under another name: the MI250 is an MI250X with 208 of its 220
 units; a 910B without a number is the 910B3 of the Atlas 800T A2."""
 
+_DIES = re.compile(r"\bgcds?\b", re.IGNORECASE)
+_TWO_DIES = frozenset({"mi250x"})
+"""Cards of two dies, each a device of its own to PyTorch, of which tables count either."""
+
 _BRANDS = frozenset({"rtx", "gtx", "ascend", "radeon", "rx", "bi", "mtt", "dcu", "jetson"})
 _FORMS = re.compile(r"-(sxm\d?|pcie|oam|module)$")
 _CAPACITY = re.compile(r"-\d+g$")
@@ -38,6 +42,8 @@ class NamedChip:
     count: int | None = None
     power_w: float | None = None
     """A limit below the catalog's power."""
+    share: float = 1.0
+    """Of the catalog's chip that counts as one: half, where a table counts dies of two."""
     assumed: tuple[str, ...] = ()
     """What the name left open, and what was taken."""
 
@@ -70,7 +76,11 @@ def _named(name: str) -> NamedChip:
     limit = float(watts.group(1)) if watts else None
     if limit is not None and chip.tdp_w is not None and limit >= chip.tdp_w:
         limit = None
-    return NamedChip(catalog=chip, power_w=limit, assumed=tuple(assumed))
+    share = 1.0
+    if _DIES.search(name) and _kind(chip) in _TWO_DIES:
+        share = 0.5
+        assumed.append(f"{name}: one of the two dies of {chip.id}")
+    return NamedChip(catalog=chip, power_w=limit, share=share, assumed=tuple(assumed))
 
 
 def _of_kind(name: str) -> tuple[list[CatalogChip], list[str]]:

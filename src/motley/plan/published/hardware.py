@@ -74,14 +74,16 @@ def _chip(named: NamedChip, text: str, constants: Constants) -> Chip:
     if named.power_w is not None and entry.tdp_w is not None:
         share = (named.power_w / entry.tdp_w) ** constants.power_exponent
         rates = {key: rate * share for key, rate in rates.items()}
+    rates = {key: named.share * rate for key, rate in rates.items()}
     if entry.memory_gb is None or entry.mem_bandwidth_gbps is None:
         raise UnknownChipError(f"the catalog does not know memory of '{entry.id}'.")
+    efficiency = efficiency_of(entry)
     fields.update(
         flops_per_s=rates,
         precision=precision_of(text, rates),
-        efficiency=efficiency_of(entry),
-        memory_bytes=round(entry.memory_gb * 1e9),
-        memory_bandwidth_bytes_per_s=entry.mem_bandwidth_gbps * 1e9,
+        efficiency=replace(efficiency, num_units=round(named.share * efficiency.num_units)),
+        memory_bytes=round(named.share * entry.memory_gb * 1e9),
+        memory_bandwidth_bytes_per_s=named.share * entry.mem_bandwidth_gbps * 1e9,
     )
     return Chip(**fields)
 

@@ -31,11 +31,14 @@ def case_memory(case: Case) -> tuple[StageMemory, ...]:
     return tuple(device_memory(groups[group]) for group in sorted(groups))
 
 
-def case_fits(case: Case, memory: tuple[StageMemory, ...]) -> bool:
-    """Whether every group's chips have what it needs, nominal memory taken as in `usable_bytes`.
+def case_fits(case: Case, memory: tuple[StageMemory, ...]) -> bool | None:
+    """Whether every group's chips have what it needs, nominal memory taken as in `usable_bytes`;
+    None where the host has a part of it.
 
     On unlike chips the smallest counts, as their placement is not part of a row.
     """
+    if case.offloads:
+        return None
     return max(part.total_bytes for part in memory) <= usable_bytes(case)
 
 
@@ -48,7 +51,8 @@ def _stage(case: Case, kind: int, layers: tuple[int, int], num_in_flight: int) -
     # Whoever shares out sequences shares parameters among those chips too.
     members = case.layout.data * case.context
     layout = case.layout._replace(
-        data=members * (case.num_replicas if case.layout.sharding == "none" else 1)
+        data=members * (case.num_replicas if case.layout.sharding == "none" else 1),
+        recompute=case.memory_recompute or case.layout.recompute,
     )
     return stage_memory(
         case.config,

@@ -9,13 +9,16 @@ from motley.plan.published.chips import named_chips
 from motley.plan.published.rows import PublishedRow
 from motley.plan.stack import (
     DEEPSPEED,
+    LLM_C,
     LLM_FOUNDRY,
+    MAXTEXT,
     MEGATRON,
     MEGATRON_2021,
     MEGATRON_DEEPSPEED,
     MEGATRON_DEEPSPEED_2020,
     MEGATRON_DEEPSPEED_BF16,
     NANOGPT,
+    NEMO,
     PYTORCH,
     SAILOR,
     TORCHTITAN,
@@ -31,7 +34,10 @@ _SOURCES: tuple[tuple[str, Stack], ...] = (
     (r"torchtitan|fms-fsdp", TORCHTITAN),
     (r"sailor", SAILOR),
     (r"nanogpt|litgpt|tinyllama|picotron", NANOGPT),
-    (r"megatron|nemo|llama 3 paper|flagscale", MEGATRON),
+    (r"maxtext|jax|paxml|levanter|tpu", MAXTEXT),
+    (r"llm\.c\b|llm\.kittens", LLM_C),
+    (r"nemo(?![a-z])|megatron-bridge", NEMO),
+    (r"megatron|llama 3 paper|flagscale", MEGATRON),
     (r"deepspeed|hugging ?face|zero-?3|flagperf", DEEPSPEED),
 )
 """The first that fits counts."""
@@ -50,7 +56,7 @@ def stack_of(row: PublishedRow, *, known: bool = True) -> tuple[Stack, list[str]
     for text in (row.source, row.model, row.notes, row.zero_or_fsdp) if known else ():
         for pattern, stack in _SOURCES:
             if re.search(pattern, text.lower()):
-                return _as_noted(_compiled(stack, row), row), []
+                return _as_noted(_of_its_time(_compiled(stack, row), row), row), []
     stack, why = typical_stack(row)
     return _as_noted(stack, row), [f"framework not known: {stack.name}, {why}"]
 
@@ -78,6 +84,11 @@ def _before_flash(row: PublishedRow) -> bool:
     return max(year or BEFORE_FLASH + 1 for year in years) <= BEFORE_FLASH
 
 
+def _of_its_time(stack: Stack, row: PublishedRow) -> Stack:
+    """Megatron-LM as it was on chips for which there is no flash attention."""
+    return MEGATRON_2021 if stack is MEGATRON and _before_flash(row) else stack
+
+
 def _compiled(stack: Stack, row: PublishedRow) -> Stack:
     """torchtitan compiles only where a row says so."""
     eager = (
@@ -91,7 +102,7 @@ def _as_noted(stack: Stack, row: PublishedRow) -> Stack:
     if "async tp" in notes or "asynctp" in notes:
         stack = replace(stack, overlap_tensor=True)
     if "rowwise" in row.precision.lower():
-        stack = replace(stack, fp8_rows=True)
+        stack = replace(stack, fp8_scaling="row")
     if stack is MEGATRON_DEEPSPEED and "bf16" in row.precision.lower():
         stack = MEGATRON_DEEPSPEED_BF16
     if "bert" in row.model.lower():

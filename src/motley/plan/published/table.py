@@ -17,11 +17,12 @@ from typing import Any
 
 from motley.errors import MotleyError, not_written
 from motley.model.counts import model_counts
-from motley.plan.published.case import Case, case_of
+from motley.plan.published.case import Case
 from motley.plan.published.memory import case_fits, case_memory
 from motley.plan.published.model import Incomplete
 from motley.plan.published.predict import predict
 from motley.plan.published.rows import PublishedRow, PublishedTable, read_table
+from motley.plan.published.settle import case_of
 
 OUT_COLUMNS = (
     "line", "source", "model", "chip", "n_chips", "status", "reason", "stack", "assumed",

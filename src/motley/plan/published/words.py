@@ -10,11 +10,38 @@ from motley.plan.published.model import Incomplete
 from motley.plan.published.rows import PublishedRow
 from motley.units import Precision
 
+_NOT_SAID = frozenset({"", "-", "?", "n/a", "unknown", "not stated", "not given", "unspecified"})
+
 
 def noted(notes: str, pattern: str) -> int | None:
     """The number that a pattern finds in the notes."""
     match = re.search(pattern, notes)
     return int(match.group(1)) if match else None
+
+
+def degree_noted(notes: str, *names: str) -> int | None:
+    """A degree of parallelism in the notes under one of its names: "CP=2", "cp 2", "CP2", "context
+    parallel size 2"."""
+    words = "|".join(re.escape(name).replace(r"\ ", "[ -]") for name in names)
+    return noted(
+        notes,
+        rf"(?i)\b(?:{words})(?:[ -]?(?:ism|parallel))?(?: (?:size|degree))?\s*[=:]?\s*(\d+)\b",
+    )
+
+
+def offloads(row: PublishedRow) -> bool:
+    """Whether parameters, their state or activations are kept in the memory of the host."""
+    return "offload" in f"{row.recompute} {row.zero_or_fsdp} {row.notes}".lower()
+
+
+def counts_dies(notes: str) -> bool:
+    """Whether a row counts dies of a card as chips."""
+    return re.search(r"(?i)counts? gcds|per gcd", notes) is not None
+
+
+def is_open(cell: str) -> bool:
+    """Whether a cell of words says nothing; "none" says that there is none."""
+    return cell.strip().lower() in _NOT_SAID
 
 
 def sharding_of(text: str) -> Sharding:

@@ -62,7 +62,11 @@ def engine_of(chip: Chip, stack: Stack) -> Engine:
     reached = chip.flops_per_s[plain] * efficiency.matmul_share
     linear = reached * constants.matmul_share
     if precision == "fp8":
-        share = constants.fp8_row_share if stack.fp8_rows else constants.fp8_share
+        share = {
+            "tensor": constants.fp8_share,
+            "row": constants.fp8_row_share,
+            "fused": constants.fp8_fused_share,
+        }[stack.fp8_scaling]
         linear *= chip.flops_per_s["fp8"] / chip.flops_per_s[plain] * share
     return Engine(
         linear_flops_per_s=linear,

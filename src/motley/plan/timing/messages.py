@@ -114,7 +114,7 @@ def _tensor_seconds(chip: Chip, place: Place) -> tuple[float, float]:
     stream_bytes = _stream_bytes(chip, place)
     scatter = reduce_scatter_seconds(stream_bytes, members, constants=stack.constants)
     gather = scatter
-    if chip.precision == "fp8" and stack.sequence_parallel and not stack.fp8_rows:
+    if chip.precision == "fp8" and stack.sequence_parallel and stack.fp8_scaling != "row":
         # The gathered inputs go into fp8 products, so they travel in fp8.
         share = FP8_BYTES / BYTES_PER_ELEMENT[chip.precision]
         gather = all_gather_seconds(share * stream_bytes, members, constants=stack.constants)
@@ -128,9 +128,16 @@ def _tensor_seconds(chip: Chip, place: Place) -> tuple[float, float]:
         if layout.recompute == "full":
             # A repeat that stops early leaves out the last scatter.
             again += 2 * gather + (1 if stack.stops_early else 2) * scatter
-    exposed = 1.0 - (stack.constants.tensor_hidden if stack.overlap_tensor else 0.0)
     once = halves * (gather + scatter)
+    exposed = _exposed_share(stack, layout)
     return exposed * once, exposed * (once + again)
+
+
+def _exposed_share(stack: Stack, layout: Layout) -> float:
+    """Of the messages of tensor parallelism, what no product hides."""
+    if stack.ring_exchange:
+        return 1.0 / layout.tensor
+    return 1.0 - (stack.constants.tensor_hidden if stack.overlap_tensor else 0.0)
 
 
 def _dispatch_seconds(chip: Chip, place: Place) -> float:
