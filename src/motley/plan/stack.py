@@ -215,9 +215,7 @@ TORCHTITAN = Stack(
 TORCHTITAN_EAGER = replace(TORCHTITAN, name="torchtitan-eager", fused=False, fused_loss=False)
 """The same without torch.compile."""
 
-MAXTEXT = replace(
-    TORCHTITAN_EAGER, name="maxtext", selective="attention", footprint=MAXTEXT_FOOTPRINT
-)
+MAXTEXT = replace(TORCHTITAN_EAGER, name="maxtext", footprint=MAXTEXT_FOOTPRINT)
 """JAX on TPUs and GPUs (MaxText, Pax, Levanter). XLA compiles the whole step, and its policies of
 what to keep repeat pointwise work, so that it passes over memory about as often as eager code."""
 

@@ -105,6 +105,7 @@ def written_case(
     context = degree_noted(row.notes, "cp", "context parallel") or 1
     tensor, stages, data = _degrees(row, num_chips, context, assumed)
     sharding, inside = _sharing(row, stack, (tensor, stages, data), hardware.per_node, assumed)
+    sharers = tensor * (data if len(named) == 1 else inside)
     virtual = _virtual(row, stages, config.layers)
     batch, micro_batch = _batches(row, data, stages, virtual, assumed)
     _require_batch(length, batch)
@@ -117,9 +118,7 @@ def written_case(
         per_node=hardware.per_node,
         local=hardware.local,
         network=hardware.network,
-        layout=Layout(
-            tensor, inside, _experts(row, config, tensor * inside), sharding, recompute_of(row)
-        ),
+        layout=Layout(tensor, inside, _experts(row, config, sharers), sharding, recompute_of(row)),
         num_stages=stages,
         num_replicas=data // inside,
         context=context,

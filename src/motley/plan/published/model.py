@@ -16,6 +16,7 @@ from motley.model.config import ModelConfig
 from motley.model.counts import model_counts
 from motley.model.presets import PRESETS
 from motley.plan.published.rows import LARGEST, PublishedRow
+from motley.plan.published.shapes import known_shapes
 
 DEFAULT_VOCABULARY = 50304
 """GPT-2's 50257 tokens, padded to a multiple of 128."""
@@ -25,11 +26,8 @@ HEAD_SIZES = (64, 128)
 WIDE = 2048
 
 
-ENCODERS = {
-    "bert-base": ModelConfig(layers=12, width=768, heads=12, context=512, vocab_size=30522),
-    "bert-large": ModelConfig(layers=24, width=1024, heads=16, context=512, vocab_size=30522),
-}
-"""Shapes of encoders (arXiv 1810.04805), which cost what a decoder of that shape does."""
+_SAME_SHAPES = (("llama", "llama1"), ("qwen2", "qwen2.5"))
+"""Families whose shapes are known under another's name."""
 
 
 class Incomplete(Exception):  # noqa: N818 - a row is incomplete, the program is not in error
@@ -80,11 +78,12 @@ def _config(
 @lru_cache(maxsize=1024)
 def named_shape(name: str) -> ModelConfig | None:
     """The shape that a model's name stands for, written in any of the usual ways."""
+    shapes = {_plain(known): config for known, config in {**known_shapes(), **PRESETS}.items()}
     wanted = _plain(name)
-    for known, config in (*PRESETS.items(), *ENCODERS.items()):
-        if _plain(known) == wanted:
-            return config
-    return None
+    for family, known in _SAME_SHAPES:
+        if wanted not in shapes:
+            wanted = re.sub(rf"^{family}(?=\d+b$)", known, wanted)
+    return shapes.get(wanted)
 
 
 def padded(vocabulary: int, tensor: int) -> int:

@@ -7,6 +7,7 @@ generation. A rate without "per GPU" is the whole node's.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -86,6 +87,8 @@ MACHINES = (
     ),
 )
 
+_DOMAIN = re.compile(r"(\d+) GPUs in one domain")
+
 _USUAL = (
     (2016, 100 * GIGABIT, "one 100 Gbit/s port per node (2017)"),
     (2020, 1600 * GIGABIT, "200 Gbit/s per chip (2020)"),
@@ -119,7 +122,7 @@ def network_of(text: str, chip: CatalogChip, num_chips: int) -> Network:
             kind=slowest.kind,
             local_bytes_per_s=_locals(text, machines),
         )
-    per_node = _per_node(text) or min(8, num_chips)
+    per_node = _per_node(text) or _domain(chip, num_chips)
     rate = _rate(text, per_node)
     kind = _kind(text)
     if rate is not None:
@@ -160,6 +163,16 @@ def _per_node(text: str) -> int | None:
         if match:
             return int(match.group(group))
     return None
+
+
+def _domain(chip: CatalogChip, num_chips: int) -> int:
+    """Chips that their own links join: a node of eight, or a rack such as the GB200 NVL72, of which
+    larger clusters use a round number."""
+    found = _DOMAIN.search(chip.link or "")
+    if found is None:
+        return min(8, num_chips)
+    size = int(found.group(1))
+    return min(num_chips, size if num_chips % size == 0 else 2 ** int(math.log2(size)))
 
 
 def _rate(text: str, per_node: int) -> float | None:

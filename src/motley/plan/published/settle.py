@@ -92,4 +92,5 @@ def _told(case: Case, changed: str) -> Case:
 def _spread(case: Case) -> int:
     """Over how many chips of a group the experts of a mixture can be spread evenly."""
     mixture = case.config.mixture
-    return gcd(mixture.experts, case.layout.num_chips) if mixture else 1
+    chips = case.layout.num_chips * (case.num_replicas if len(case.chips) == 1 else 1)
+    return gcd(mixture.experts, chips) if mixture else 1
