@@ -138,7 +138,7 @@ def test_what_the_ladder_does_not_have_is_named(
 @pytest.mark.parametrize(
     ("rung", "name", "shipped"),
     [
-        ("b1", "gpt2-adamw", {}),
+        ("b1", "gpt2-adamw", {"optimizer.learning_rate": 1.5e-3}),
         ("ngrams", "frugal", {"optimizer.orthogonal_every": 2, "model.tables.rows": 65536}),
     ],
 )
