@@ -34,7 +34,7 @@ _SOURCES: tuple[tuple[str, Stack], ...] = (
     (r"torchtitan|fms-fsdp", TORCHTITAN),
     (r"sailor", SAILOR),
     (r"nanogpt|litgpt|tinyllama|picotron", NANOGPT),
-    (r"maxtext|jax|paxml|levanter|tpu", MAXTEXT),
+    (r"maxtext|\bjax|paxml|levanter|\btpu", MAXTEXT),
     (r"llm\.c\b|llm\.kittens", LLM_C),
     (r"nemo(?![a-z])|megatron-bridge", NEMO),
     (r"megatron|llama 3 paper|flagscale", MEGATRON),
@@ -65,6 +65,8 @@ def typical_stack(row: PublishedRow) -> tuple[Stack, str]:
     """What most trainings of that layout and time run on, and why it was taken."""
     sharing = row.zero_or_fsdp.lower()
     compiled = "compile" in row.notes.lower()
+    if all(chip.catalog.vendor == "Google" for chip in named_chips(row.chip)):
+        return MAXTEXT, "as TPUs are mostly programmed in JAX"
     if "fsdp" in sharing or "hsdp" in sharing:
         return (TORCHTITAN if compiled else TORCHTITAN_EAGER), "as it shards with FSDP"
     if (row.tp or 1) > 1 or (row.pp or 1) > 1:
