@@ -32,7 +32,7 @@ from motley.plan.published.memory import case_fits, case_memory
 from motley.plan.published.model import Incomplete
 from motley.plan.published.rows import PublishedRow, read_table
 from motley.plan.published.settle import case_of
-from motley.plan.stack import NANOGPT, TORCHTITAN
+from motley.plan.stack import PYTORCH, TORCHTITAN
 from motley.units import size
 from planner_table import repository_of
 
@@ -225,7 +225,7 @@ def shape_memory(shape: Shape) -> StageMemory:
         num_in_flight=1,
         micro_batch_size=shape.samples * shape.members,
         layout=layout,
-        stack=TORCHTITAN if is_sharded else NANOGPT,
+        stack=TORCHTITAN if is_sharded else PYTORCH,
         accumulates=shape.micro_batches > 1,
     )
 

@@ -16,7 +16,7 @@ from motley.plan.layout import Layout
 from motley.plan.memory.held import held_parameters
 from motley.plan.memory.peak import StageMemory
 from motley.plan.memory.stage import stage_memory
-from motley.plan.stack import NANOGPT, TORCHTITAN, Stack
+from motley.plan.stack import PYTORCH, TORCHTITAN, Stack
 from motley.units import Precision
 from tracked_memory import Tracked, track, track_sharded
 
@@ -58,13 +58,13 @@ def test_gpt2_in_fp32_on_one_device(recompute: bool) -> None:
     config = dataclasses.replace(model_named("gpt2"), layers=6)
     tracked = track(config, 4, 1024, recompute=recompute)
     layout = Layout(recompute="full" if recompute else "none")
-    check(tracked, predicted("gpt2", 6, 4, 1024, "fp32", layout, NANOGPT))
+    check(tracked, predicted("gpt2", 6, 4, 1024, "fp32", layout, PYTORCH))
 
 
 def test_gpt2_with_autocast() -> None:
     config = dataclasses.replace(model_named("gpt2"), layers=6)
     tracked = track(config, 4, 1024, autocast=True)
-    need = predicted("gpt2", 6, 4, 1024, "bf16", Layout(), NANOGPT)
+    need = predicted("gpt2", 6, 4, 1024, "bf16", Layout(), PYTORCH)
     check(tracked, need, COPY_BYTES * held_parameters(config, 0, config.num_layers))
 
 
