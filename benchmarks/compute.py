@@ -203,7 +203,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--corpus", nargs="+", choices=CORPORA, default=list(CORPORA))
     parser.add_argument("--only", nargs="+", help="parts; see above")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--share", nargs="+", type=float, help="of the horizon, these alone")
+    parser.add_argument("--share", nargs="+", type=float, help="of the horizon: these, and 1")
     parser.add_argument("--horizon-tokens", type=int, help="instead of the size's own")
     parser.add_argument("--budget-minutes", type=float, help="begin no run after this time")
     parser.add_argument("--threads", type=int, default=num_threads())

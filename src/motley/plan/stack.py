@@ -64,11 +64,10 @@ class Stack:
     exchange_slows: bool = False
     """Collectives run on the chips' own compute units, so that those of gradients slow the passes
     beside them; motley's between unlike chips run on the host."""
-    overlap_tensor: bool = False
-    """Messages of tensor parallelism travel while matmuls compute (asynchronous TP)."""
-    ring_exchange: bool = False
-    """They go round in as many pieces as chips share a layer, all but the first under the products
-    (Transformer Engine's user buffers)."""
+    overlap_tensor: Literal["none", "async", "ring"] = "none"
+    """How messages of tensor parallelism travel while matmuls compute: as asynchronous TP, or round
+    in as many pieces as chips share a layer, all but the first under the products (Transformer
+    Engine's user buffers)."""
     blocking_sends: bool = False
     """A message between stages holds up the chip that sends it until it has arrived."""
     tied_in_pairs: bool = False
@@ -163,7 +162,7 @@ NEMO = replace(
     MEGATRON,
     name="nemo",
     flash_generation=3,
-    ring_exchange=True,
+    overlap_tensor="ring",
     blocking_sends=False,
     gradient_bytes=2,
     exchange_bytes=2,

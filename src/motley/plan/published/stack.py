@@ -102,7 +102,7 @@ def _compiled(stack: Stack, row: PublishedRow) -> Stack:
 def _as_noted(stack: Stack, row: PublishedRow) -> Stack:
     notes = row.notes.lower()
     if "async tp" in notes or "asynctp" in notes:
-        stack = replace(stack, overlap_tensor=True)
+        stack = replace(stack, overlap_tensor="async")
     if "rowwise" in row.precision.lower():
         stack = replace(stack, fp8_scaling="row")
     if stack is MEGATRON_DEEPSPEED and "bf16" in row.precision.lower():

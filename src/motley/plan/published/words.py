@@ -36,7 +36,7 @@ def offloads(row: PublishedRow) -> bool:
 
 def counts_dies(notes: str) -> bool:
     """Whether a row counts dies of a card as chips."""
-    return re.search(r"(?i)counts? gcds|per gcd", notes) is not None
+    return re.search(r"(?i)counts? gcds", notes) is not None
 
 
 def is_open(cell: str) -> bool:

@@ -135,9 +135,11 @@ def _tensor_seconds(chip: Chip, place: Place) -> tuple[float, float]:
 
 def _exposed_share(stack: Stack, layout: Layout) -> float:
     """Of the messages of tensor parallelism, what no product hides."""
-    if stack.ring_exchange:
-        return 1.0 / layout.tensor
-    return 1.0 - (stack.constants.tensor_hidden if stack.overlap_tensor else 0.0)
+    return {
+        "none": 1.0,
+        "async": 1.0 - stack.constants.tensor_hidden,
+        "ring": 1.0 / layout.tensor,
+    }[stack.overlap_tensor]
 
 
 def _dispatch_seconds(chip: Chip, place: Place) -> float:
